@@ -1,0 +1,102 @@
+"""What the text side asks of the engine, and what comes back: token ids, never text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. The defaults are the model card's: plain sampling at temperature 1.
+
+    Order of the transforms: penalties, logit_bias, temperature, then top_k, top_p and min_p on the
+    resulting distribution. Log probabilities are those of the model before any transform.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    presence_penalty: float = 0.0  # over generated tokens
+    frequency_penalty: float = 0.0  # over generated tokens
+    repetition_penalty: float = 1.0  # over prompt and generated tokens
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    min_tokens: int = 0  # stop ids cannot be sampled before this many tokens
+    stop_ids: frozenset[int] = frozenset()  # generation ends with (and reports) such a token
+    logprobs: int | None = None  # None: off; else the number of alternatives beside the sampled token
+
+    @property
+    def has_penalties(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to continue. `n` choices of a client are n requests that share a prompt."""
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    priority: int = 0  # lower is served first
+    cache_salt: str = ""  # prefixes are shared only between requests of equal salt
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # a stop id was sampled; it is the last token of the stream
+    LENGTH = "length"  # max_tokens or the context's end
+    ABORT = "abort"  # the client went away or asked
+    ERROR = "error"  # the engine could not go on; see TokenEvent.error
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The sampled token's log probability and its best alternatives, best first (sampled one included if among them)."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """What a step gave one request. The last event of a stream, and only it, has `finish`."""
+
+    request_id: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()  # parallel to tokens, or empty when off
+    finish: FinishReason | None = None
+    cached_tokens: int = 0  # prompt tokens that the prefix cache gave
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the engine can hold; known once it is ready, constant after."""
+
+    max_context: int  # prompt and generated tokens of one request, at most
+    kv_tokens: int  # tokens of full-attention KV that fit
+    max_rows: int  # requests that run at once
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot for /metrics and /health. Counters grow for the engine's life."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_free: int = 0
+    kv_blocks_cached: int = 0  # unreferenced, but their content can still be hit
+    kv_blocks_held: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    finished: dict[str, int] = field(default_factory=dict)  # by FinishReason value
+    last_step_seconds: float = 0.0
+    seconds_since_step: float = 0.0  # 0 while idle: grows only when work waits and no step ends

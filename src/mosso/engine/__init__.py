@@ -1,0 +1,1 @@
+"""Owns the device: request table, runner, sampler, overlap loop, and the process they live in."""

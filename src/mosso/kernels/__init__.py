@@ -1,0 +1,1 @@
+"""The operations of gpt-oss, each defined by a plain torch twin."""

@@ -1,0 +1,1 @@
+"""gpt-oss: configuration, the reference forward pass, the paged one, loading."""

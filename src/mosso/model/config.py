@@ -1,0 +1,43 @@
+"""The numbers of a gpt-oss checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SWIGLU_ALPHA = 1.702  # not in any config file; fixed by the architecture
+
+
+@dataclass(frozen=True, slots=True)
+class YarnRope:
+    """Rotary embedding with YaRN scaling (arXiv 2309.00071), truncate=False."""
+
+    theta: float = 150_000.0
+    factor: float = 32.0
+    original_max_positions: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Shapes and constants of one model; sizes in elements."""
+
+    num_layers: int
+    num_experts: int
+    experts_per_token: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    window: int  # a sliding layer's query at position q sees keys q - window + 1 .. q
+    max_context: int
+    swiglu_limit: float = 7.0
+    rms_norm_eps: float = 1e-5
+    rope: YarnRope = YarnRope()
+    sliding: tuple[bool, ...] = ()  # per layer; the published models alternate, starting with sliding
+
+    def __post_init__(self) -> None:
+        if not self.sliding:
+            object.__setattr__(self, "sliding", tuple(i % 2 == 0 for i in range(self.num_layers)))

@@ -1,0 +1,1 @@
+"""The ASGI app. It is handed a TokenSource, it does not build one."""
