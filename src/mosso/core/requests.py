@@ -53,7 +53,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The sampled token's log probability and its best alternatives, best first (sampled one included if among them)."""
+    """The sampled token with its log probability, and the best tokens of its step, best first."""
 
     token: int
     logprob: float

@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """T tokens of R rows, concatenated row after row; row r owns tokens query_starts[r] .. query_starts[r+1] - 1.
+    """T tokens of R rows, concatenated: row r owns tokens query_starts[r] .. query_starts[r+1] - 1.
 
     The host copies (`counts`, `contexts`) say the same as the tensors, for code that must branch.
     """

@@ -1,4 +1,4 @@
-"""The numbers of a gpt-oss checkpoint."""
+"""The numbers of a gpt-oss architecture, whatever file they came from."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class YarnRope:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Shapes and constants of one model; sizes in elements."""
+class ModelConfig:
+    """Shapes and constants of one gpt-oss model; sizes in elements."""
 
     num_layers: int
     num_experts: int
