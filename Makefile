@@ -1,0 +1,43 @@
+# Everything runs in .venv, made on first use from pyproject.toml and the pins in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+MODEL ?= demo
+
+.PHONY: serve test check format bench clean
+
+serve: .venv/run.stamp
+	@exec $(BIN)/mosso serve $(MODEL) $(ARGS)
+
+test: .venv/dev.stamp
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report term:skip-covered --cov-fail-under 95 $(ARGS)
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/run.stamp
+	$(BIN)/mosso bench engine $(MODEL) $(ARGS)
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mosso needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The stamps say what .venv holds; a change of the pins or of pyproject.toml brings it up to date.
+.venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/run.stamp
