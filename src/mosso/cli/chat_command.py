@@ -1,0 +1,265 @@
+"""`mosso chat`: a conversation in the terminal, the thinking apart from the answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from mosso.cli.client import ChatClient, Delta, ToolCall
+from mosso.core.errors import UsageError
+
+EFFORTS = ("low", "medium", "high")
+HELP = """/effort low|medium|high   how long the model thinks
+/system TEXT              set the system prompt and start anew
+/new                      start anew
+/quit                     leave (so does Ctrl-D); Ctrl-C stops an answer"""
+
+
+@click.command("chat")
+@click.argument("model", metavar="[MODEL|URL]", default="demo")
+@click.option("--effort", type=click.Choice(EFFORTS), default="medium", show_default=True)
+@click.option("--system", help="The system prompt.")
+@click.option(
+    "--tools", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON list of tools."
+)
+@click.option("--temperature", type=float, help="Default: the server's.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of one answer.")
+@click.option("--api-key", envvar="OPENAI_API_KEY", help="For a URL that asks for one.")
+@click.option("--name", help="Which of a server's models; default: its first.")
+def command(
+    model: str,
+    effort: str,
+    system: str | None,
+    tools: Path | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    api_key: str | None,
+    name: str | None,
+) -> None:
+    """Talk to MODEL, or to a running server at URL.
+
+    The thinking is dimmed; tool calls are shown and you type their results. Piped input works too, one
+    message a line: echo "what is 12 * 12?" | mosso chat
+    """
+    options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+    options = {key: value for key, value in options.items() if value is not None}
+    if tools:
+        options["tools"] = read_tools(tools)
+    with connected(model, api_key) as client:
+        screen = Screen(Console(highlight=False), interactive=sys.stdin.isatty())
+        Chat(client, name or client.first_model(), effort, system, options, screen).run()
+
+
+@contextmanager
+def connected(model: str, api_key: str | None = None) -> Iterator[ChatClient]:
+    """A client of the server at a URL, or of one started here for a model."""
+    if model.startswith(("http://", "https://")):
+        client = ChatClient(model, api_key)
+        try:
+            yield client
+        finally:
+            client.close()
+        return
+    from mosso.cli.local_server import LocalServer
+    from mosso.cli.models import find_model
+
+    with LocalServer(find_model(model)) as server, connected(server.url) as client:
+        yield client
+
+
+def read_tools(path: Path) -> list[Any]:
+    try:
+        tools = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from error
+    if not isinstance(tools, list):
+        raise UsageError(f"{path} must hold a JSON list of tools")
+    return tools
+
+
+class Screen:
+    """Writes the pieces of an answer, each kind in its style."""
+
+    def __init__(self, console: Console, *, interactive: bool) -> None:
+        self.console = console
+        self.interactive = interactive
+        self._style: str | None = None  # the style of the open line, None at a line's start
+
+    def write(self, text: str, style: str) -> None:
+        if not text:
+            return
+        if self._style not in (None, style):
+            self.console.print()
+        self.console.print(text, style=style, end="", markup=False, soft_wrap=True)
+        self._style = style
+
+    def line(self, text: str, style: str = "dim") -> None:
+        if self._style is not None:
+            self.console.print()
+            self._style = None
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def ask(self, prompt: str) -> str:
+        """One line from the person; raises EOFError at the end of the input."""
+        self._style = None
+        if self.interactive:
+            return self.console.input(f"[bold]{prompt}[/bold] ")
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer as it grows."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: dict[int, ToolCall] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    started: float = 0.0
+    first: float = 0.0
+    ended: float = 0.0
+
+    def add(self, delta: Delta) -> None:
+        if not self.first and (delta.content or delta.reasoning or delta.calls):
+            self.first = time.perf_counter()
+        self.content += delta.content
+        self.reasoning += delta.reasoning
+        for index, piece in delta.calls:
+            call = self.calls.setdefault(index, ToolCall())
+            call.id += piece.id
+            call.name += piece.name
+            call.arguments += piece.arguments
+        self.usage = delta.usage or self.usage
+
+    def message(self) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.calls:
+            message["reasoning"] = self.reasoning
+            message["tool_calls"] = [
+                {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+                for c in self.calls.values()
+            ]
+        return message
+
+    def speed(self) -> str:
+        tokens = int(self.usage.get("completion_tokens", 0))
+        seconds = self.ended - self.first
+        rate = f" · {(tokens - 1) / seconds:.0f} tokens/s" if tokens > 1 and seconds > 0 else ""
+        return f"{tokens} tokens{rate} · first after {self.first - self.started:.2f} s"
+
+
+class Chat:
+    """The loop: a line from the person, an answer, results of the tools that it calls."""
+
+    def __init__(
+        self,
+        client: ChatClient,
+        model: str,
+        effort: str,
+        system: str | None,
+        options: dict[str, Any],
+        screen: Screen,
+    ) -> None:
+        self.client = client
+        self.model = model
+        self.effort = effort
+        self.system = system
+        self.options = options
+        self.screen = screen
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        if self.screen.interactive:
+            self.screen.line(f"{self.model} at {self.client.url} · /help for the commands")
+        while True:
+            try:
+                text = self.screen.ask(">").strip()
+            except (EOFError, KeyboardInterrupt):
+                return
+            if text == "/quit":
+                return
+            if text.startswith("/"):
+                self.obey(text)
+            elif text:
+                self.turn(text)
+
+    def obey(self, text: str) -> None:
+        name, _, argument = text[1:].partition(" ")
+        actions: dict[str, Callable[[str], str]] = {
+            "effort": self.set_effort,
+            "system": self.set_system,
+            "new": lambda _: self.forget(),
+            "help": lambda _: HELP,
+        }
+        action = actions.get(name, lambda _: f"no command /{name}; /help lists them")
+        self.screen.line(action(argument.strip()))
+
+    def set_effort(self, effort: str) -> str:
+        if effort not in EFFORTS:
+            return f"effort is one of {', '.join(EFFORTS)}"
+        self.effort = effort
+        return f"effort: {effort}"
+
+    def set_system(self, text: str) -> str:
+        self.system = text or None
+        return self.forget()
+
+    def forget(self) -> str:
+        self.history.clear()
+        return "a new conversation"
+
+    def turn(self, text: str) -> None:
+        """One exchange. If it fails or is stopped before an answer stands, the history is as it was."""
+        mark = len(self.history)
+        self.history.append({"role": "user", "content": text})
+        try:
+            while calls := self.answer():
+                for call in calls:
+                    result = self.screen.ask(f"result of {call.name}:")
+                    self.history.append({"role": "tool", "tool_call_id": call.id, "content": result})
+        except UsageError as error:
+            del self.history[mark:]
+            self.screen.line(f"mosso: {error.message}", "red")
+            if not self.screen.interactive:
+                raise
+        except (KeyboardInterrupt, EOFError):
+            del self.history[mark:]
+            self.screen.line("stopped; this exchange is forgotten")
+
+    def answer(self) -> list[ToolCall]:
+        """Streams one answer to the screen and returns the tool calls in it."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        body = {
+            "model": self.model,
+            "messages": messages + self.history,
+            "reasoning_effort": self.effort,
+            **self.options,
+        }
+        answer = Answer(started=time.perf_counter())
+        for delta in self.client.stream(body):
+            self.show(delta, answer)
+            answer.add(delta)
+        answer.ended = time.perf_counter()
+        self.screen.line(answer.speed())
+        self.history.append(answer.message())
+        return list(answer.calls.values())
+
+    def show(self, delta: Delta, answer: Answer) -> None:
+        self.screen.write(delta.reasoning, "dim italic")
+        self.screen.write(delta.content, "none")
+        for index, piece in delta.calls:
+            if index not in answer.calls:
+                self.screen.line(f"→ {piece.name}", "cyan")
+            self.screen.write(piece.arguments, "cyan")

@@ -1,0 +1,59 @@
+"""`mosso`: the commands, and how an error reaches the person who typed one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from mosso import __version__
+from mosso.core.errors import MossoError
+
+# command → what the list of commands says of it; the rest of its help is in its own file
+COMMANDS = {
+    "serve": "Serve a model behind an OpenAI-compatible API.",
+    "chat": "Talk to a model in the terminal.",
+    "generate": "Run a file of requests: JSONL in, JSONL out.",
+    "pull": "Download a model from the Hugging Face hub.",
+    "plan": "Show what a model needs in memory, before anything is loaded.",
+    "random": "Write a checkpoint with random weights, for tests and benchmarks.",
+    "bench": "Measure speed; prints the floor first and one JSON line last.",
+    "eval": "Examine the demo model on fresh prompts.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's file when the command is used, and prints our own errors as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"mosso.cli.{cmd_name}_command").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MossoError as error:
+            click.echo(f"mosso: {error.message}", err=True)
+            sys.exit(1)
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="mosso")
+def main() -> None:
+    """Run OpenAI's gpt-oss models: fast, dependable, and never losing a token of Harmony.
+
+    MODEL is `demo` (a small gpt-oss that comes with the package) or a folder that holds a checkpoint.
+    """

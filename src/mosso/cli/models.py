@@ -1,0 +1,55 @@
+"""What the person means by MODEL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from mosso.core.errors import UsageError
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint folder and the name that the API gives it."""
+
+    name: str
+    folder: Path
+
+
+def find_model(text: str) -> Model:
+    """`demo`, a folder, or the hub id of a model that `mosso pull` has brought. Reaches no network."""
+    if text == DEMO:
+        return Model("demo", Path(str(files("mosso"))) / "demo")
+    folder = Path(text).expanduser()
+    if folder.suffix == ".gguf":
+        raise UsageError(f"{text}: GGUF files cannot be read; give a folder of safetensors")
+    if folder.is_dir():
+        return Model(folder.resolve().name, folder)
+    if folder.exists():
+        raise UsageError(f"{text} is a file; give the folder that holds config.json and the weights")
+    pulled = pulled_folder(text)
+    if pulled.is_dir():
+        return Model(text, pulled)
+    hint = f"; to download it: mosso pull {text}" if looks_like_hub_id(text) else ""
+    raise UsageError(f"no model {text!r}: it is neither 'demo' nor a folder here{hint}")
+
+
+def looks_like_hub_id(text: str) -> bool:
+    owner, slash, name = text.partition("/")
+    return text in ("20b", "120b") or bool(
+        slash and owner and name and "/" not in name and owner[0] not in ".~"
+    )
+
+
+def models_folder() -> Path:
+    """Where `mosso pull` puts models unless told otherwise."""
+    return Path.home() / ".cache" / "mosso" / "models"
+
+
+def pulled_folder(model_id: str) -> Path:
+    from mosso.checkpoint.hub import resolve_repo
+
+    return models_folder() / resolve_repo(model_id).replace("/", "--")
