@@ -1,0 +1,21 @@
+"""Matrix products with a row for each token."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x [T, K] · weight [N, K]ᵀ + bias [N] → [T, N] in x's type."""
+    return F.linear(x, weight, bias)
+
+
+def embed(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Rows of weight [V, H] for tokens [...] → [..., H]."""
+    return F.embedding(tokens, weight)
+
+
+def head(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Output logits, float32 [S, V], of x [S, H] with the untied weight [V, H]."""
+    return F.linear(x, weight).float()
