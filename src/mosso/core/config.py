@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SWIGLU_ALPHA = 1.702  # not in any config file; fixed by the architecture
 
@@ -41,3 +41,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.sliding:
             object.__setattr__(self, "sliding", tuple(i % 2 == 0 for i in range(self.num_layers)))
+
+
+GPT_OSS_20B = ModelConfig(
+    num_layers=24,
+    num_experts=32,
+    experts_per_token=4,
+    hidden_size=2880,
+    intermediate_size=2880,
+    num_heads=64,
+    num_kv_heads=8,
+    head_dim=64,
+    vocab_size=201_088,
+    window=128,
+    max_context=131_072,
+)
+GPT_OSS_120B = replace(GPT_OSS_20B, num_layers=36, num_experts=128, sliding=())
