@@ -1,0 +1,101 @@
+"""`mosso bench`: the engine alone, or a server over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+
+from mosso.core.errors import UsageError
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure speed. Absolute figures on a shared CPU mean little: compare two things in one run."""
+
+
+def numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise click.BadParameter("must be whole numbers of at least 1, separated by commas", param=param)
+    return found
+
+
+@command.command("engine")
+@click.argument("model", default="demo")
+@click.option("--batch", default="1,8,32", show_default=True, callback=numbers, help="Requests at once.")
+@click.option("--prompt", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens in.")
+@click.option("--output", default=128, show_default=True, type=click.IntRange(min=2), help="Tokens out.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: the physical cores.")
+def engine(model: str, batch: tuple[int, ...], prompt: int, output: int, threads: int | None) -> None:
+    """The engine of MODEL without HTTP: prefill and decode apart, beside the floor."""
+    asyncio.run(_engine(model, batch, prompt, output, threads))
+
+
+async def _engine(
+    model: str, batches: tuple[int, ...], prompt: int, output: int, threads: int | None
+) -> None:
+    from mosso.bench.engine import Shape, measure
+    from mosso.bench.floor import WeightBytes, decode_bytes, read_bandwidth
+    from mosso.checkpoint.config import read_config
+    from mosso.cli.models import find_model
+    from mosso.engine.client import EngineClient
+    from mosso.engine.settings import EngineSettings
+
+    folder = find_model(model).folder
+    config = read_config(folder)
+    settings = EngineSettings(folder, threads=threads, max_rows=max(64, *batches))
+    bandwidth = read_bandwidth(settings.num_threads)
+    click.echo(f"{settings.num_threads} threads read {bandwidth / 1e9:.1f} GB/s")
+    client = await EngineClient.start(settings)
+    rows = []
+    try:
+        for note in client.notes:
+            click.echo(note)
+        weights = WeightBytes(dense=4, expert=4)
+        click.echo(" batch   floor ms    step ms  share   decode tok/s   prefill tok/s   first token s")
+        await measure(client, config, Shape(1, prompt, 8), seed=-1)  # warm up: thread pools, caches
+        for batch in batches:
+            found = await measure(client, config, Shape(batch, prompt, output))
+            read = decode_bytes(config, batch, prompt + output // 2, weights, kv_bytes=4)
+            floor = read / bandwidth
+            rows.append({**found.as_dict(), "floor": floor, "share": floor / found.step})
+            click.echo(
+                f"{batch:6d} {1e3 * floor:10.3f} {1e3 * found.step:10.3f} {floor / found.step:6.0%}"
+                f" {found.decode_rate:14.1f} {found.prefill_rate:15.1f} {found.first_token:15.3f}"
+            )
+    finally:
+        await client.close()
+    click.echo(json.dumps({"bench": "engine", "model": model, "bandwidth": bandwidth, "rows": rows}))
+
+
+@command.command("serve")
+@click.argument("model", metavar="[MODEL|URL]", default="demo")
+@click.option("--users", default=8, show_default=True, type=click.IntRange(min=1), help="Clients at once.")
+@click.option(
+    "--requests", default=64, show_default=True, type=click.IntRange(min=1), help="Requests in all."
+)
+@click.option("--words", default=64, show_default=True, type=click.IntRange(min=1), help="Words in.")
+@click.option(
+    "--output", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens out, at most."
+)
+def serve(model: str, users: int, requests: int, words: int, output: int) -> None:
+    """A server over HTTP (any OpenAI-compatible URL, or MODEL served here): latency and throughput."""
+    from mosso.bench.serve import measure
+    from mosso.cli.chat_command import connected
+
+    with connected(model) as client:
+        name = client.first_model()
+        found = asyncio.run(
+            measure(client.url, name, users=users, requests=requests, words=words, output=output)
+        )
+    click.echo(f"{found['output_rate']:.1f} tokens/s from {users} users, {found['failed']} failed")
+    for what in ("first_token_ms", "between_events_ms"):
+        click.echo(f"{what}: " + ", ".join(f"{name} {value:.1f}" for name, value in found[what].items()))
+    click.echo(json.dumps({"bench": "serve", "model": model, **found}))
+    if found["failed"]:
+        raise UsageError(f"{found['failed']} requests failed; the first: {found['first_error']}")
