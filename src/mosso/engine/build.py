@@ -1,0 +1,107 @@
+"""Puts one engine together from its settings: the composition root of the child process."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from mosso.checkpoint import open_checkpoint
+from mosso.core.config import ModelConfig
+from mosso.core.errors import UsageError
+from mosso.core.requests import EngineLimits
+from mosso.engine.loop import EngineLoop
+from mosso.engine.memory import ELEMENT_BYTES, KVBudget, kv_budget
+from mosso.engine.messages import FromEngine, Progress, Ready, ToEngine
+from mosso.engine.runner import TorchRunner
+from mosso.engine.sampler import Sampler
+from mosso.engine.settings import EXPANDED_LIMIT, MIB, EngineSettings
+from mosso.engine.table import RowTable
+from mosso.model.loading import load_weights
+from mosso.model.paged import PagedKV, forward
+from mosso.model.weights import ExpertsForm
+from mosso.scheduler import Scheduler, SchedulerConfig
+
+
+def build_loop(
+    settings: EngineSettings, inbox: queue.SimpleQueue[ToEngine], emit: Callable[[FromEngine], None]
+) -> tuple[EngineLoop, Ready]:
+    """Load the model and return the loop with the message that says so.
+
+    Raises UsageError for settings that cannot be had here, CheckpointError for a damaged model.
+    """
+    device = open_device(settings)
+    dtype = getattr(torch, settings.dtype_name)
+    emit(Progress("reading the checkpoint"))
+    checkpoint = open_checkpoint(settings.model)
+    config = checkpoint.config
+    budget = kv_budget(config, settings)
+    experts, note = choose_experts(config, checkpoint.experts_format, settings)
+    emit(Progress("loading weights"))
+    weights = load_weights(checkpoint, dtype=dtype, experts=experts, device=device)
+    kv = PagedKV.allocate(config, budget.full_pages, budget.window_pages, budget.page_size, dtype, device)
+    table = RowTable(settings.max_rows, budget.max_context, budget.page_size, device)
+    limits = EngineLimits(budget.max_context, budget.full_tokens, settings.max_rows, config.vocab_size)
+    loop = EngineLoop(
+        Scheduler(scheduler_config(config, budget, settings)),
+        TorchRunner(table, Sampler(table, settings.max_rows, device), partial(forward, weights, config, kv)),
+        inbox,
+        emit,
+        limits,
+        check=settings.check,
+    )
+    return loop, Ready(limits, notes=(note, describe_kv(budget)))
+
+
+def open_device(settings: EngineSettings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA device that torch can use")
+    torch.set_num_threads(settings.num_threads)
+    return torch.device(settings.device)
+
+
+def scheduler_config(config: ModelConfig, budget: KVBudget, settings: EngineSettings) -> SchedulerConfig:
+    return SchedulerConfig(
+        page_size=budget.page_size,
+        full_pages=budget.full_pages,
+        window_pages=budget.window_pages,
+        window=config.window,
+        max_rows=settings.max_rows,
+        token_budget=settings.token_budget,
+        max_context=budget.max_context,
+        max_waiting=settings.max_waiting,
+        prefix_cache=settings.prefix_cache,
+    )
+
+
+def expanded_bytes(config: ModelConfig, dtype_name: str) -> int:
+    """Memory of all experts as plain matrices: gate and up, and down."""
+    matrices = 3 * config.hidden_size * config.intermediate_size
+    return config.num_layers * config.num_experts * matrices * ELEMENT_BYTES[dtype_name]
+
+
+def choose_experts(config: ModelConfig, stored: str, settings: EngineSettings) -> tuple[ExpertsForm, str]:
+    """The experts' form in memory and a sentence that says so. Never expands a large model unasked."""
+    size = expanded_bytes(config, settings.dtype_name)
+    dense = f"expanded to {settings.dtype_name}, {size / MIB:,.0f} MiB"
+    if settings.experts == "expanded":
+        return "expanded", f"experts: {dense}, as asked"
+    if settings.experts == "packed":
+        return "packed", "experts: MXFP4 as stored, as asked"
+    if size <= EXPANDED_LIMIT:
+        return "expanded", f"experts: {dense} (small enough to trade memory for speed)"
+    if stored != "mxfp4":
+        raise UsageError(
+            f"the checkpoint stores its experts as {stored}, not MXFP4; "
+            f"--experts expanded loads them in {size / MIB:,.0f} MiB"
+        )
+    return "packed", "experts: MXFP4 as stored"
+
+
+def describe_kv(budget: KVBudget) -> str:
+    return (
+        f"KV cache: {budget.full_tokens:,} tokens in {budget.total_bytes / MIB:,.0f} MiB, "
+        f"one request at most {budget.max_context:,}"
+    )

@@ -1,0 +1,136 @@
+"""The overlap loop: plan step N+1 while step N runs, then tell the world what N gave.
+
+One turn: take in messages, plan and launch a step, wait for the step before it, emit one batch. The runner
+thus always has its next step waiting when it ends one, and everything the host does hides behind a step.
+Idle, the loop sleeps in the inbox.
+
+Invariant: at most one launched step has not been given to `scheduler.update` when `scheduler.plan` is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+
+from mosso.core.errors import EngineError, MossoError, RequestError
+from mosso.core.requests import EngineLimits, Request, TokenEvent
+from mosso.engine.messages import Abort, Batch, FromEngine, Rejected, Submit, ToEngine
+from mosso.engine.runner import Pending, Runner
+from mosso.scheduler.scheduler import Scheduler
+
+MAX_FAILURES = 3  # steps that fail in a row before the engine gives up
+
+
+class EngineLoop:
+    """Single-threaded: everything here happens in the thread that calls `run`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        inbox: queue.SimpleQueue[ToEngine],
+        emit: Callable[[FromEngine], None],
+        limits: EngineLimits,
+        *,
+        check: bool = False,
+    ) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._inbox = inbox
+        self._emit = emit
+        self._limits = limits
+        self._check = check
+        self._pending: Pending | None = None
+        self._idle = True  # the last turn found nothing to launch and nothing to wait for
+        self._failures = 0
+
+    def run(self) -> None:
+        """Turn for ever; the client's leaving ends the process. Raises EngineError when it cannot go on."""
+        while True:
+            self.turn()
+
+    def turn(self) -> None:
+        """One turn; blocks in the inbox when there is nothing to do."""
+        events = self._take_in(block=self._idle)
+        try:
+            events += self._advance()
+        except MossoError:
+            raise
+        except Exception as error:
+            events += self._recover(error)
+        if self._check:
+            self._scheduler.check()
+        self._emit(Batch(tuple(events), self._scheduler.stats()))
+
+    def _advance(self) -> list[TokenEvent]:
+        """Launch the next step, then finish the one before it."""
+        before = self._pending
+        plan = self._scheduler.plan()
+        self._pending = self._runner.launch(plan) if plan is not None else None
+        self._idle = before is None and self._pending is None
+        if before is None:
+            return []
+        events = self._scheduler.update(before.wait())
+        self._failures = 0
+        return events
+
+    def _take_in(self, *, block: bool) -> list[TokenEvent]:
+        """Handle every message that is here; with `block`, wait for the first."""
+        events: list[TokenEvent] = []
+        while True:
+            try:
+                message = self._inbox.get(block)
+            except queue.Empty:
+                return events
+            block = False
+            match message:
+                case Submit(request):
+                    self._submit(request)
+                case Abort(request_id):
+                    events += self._scheduler.abort(request_id)
+                case _:
+                    raise EngineError(f"unexpected message {type(message).__name__}")
+
+    def _submit(self, request: Request) -> None:
+        try:
+            check_request(request, self._limits)
+            self._scheduler.add(with_seed(request))
+        except MossoError as error:
+            self._emit(Rejected(request.id, error))
+
+    def _recover(self, error: Exception) -> list[TokenEvent]:
+        """A step failed. What ran ends with an error, what waits goes on; pages and rows start afresh.
+
+        The step launched after the failed one built on it, so its result is dropped too.
+        """
+        traceback.print_exception(error)
+        reason = f"{type(error).__name__}: {error}"
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            raise EngineError(f"{self._failures} steps in a row failed, the last with {reason}") from error
+        if self._pending is not None:
+            with contextlib.suppress(Exception):
+                self._pending.wait()
+            self._pending = None
+        self._runner.reset()
+        self._idle = False
+        return self._scheduler.fail(f"the engine failed in a step ({reason})")
+
+
+def with_seed(request: Request) -> Request:
+    """An unseeded request gets its seed here, once: after a preemption it continues the same stream."""
+    if request.sampling.seed is not None:
+        return request
+    return replace(request, sampling=replace(request.sampling, seed=random.getrandbits(63)))
+
+
+def check_request(request: Request, limits: EngineLimits) -> None:
+    """Refuse token ids that the model does not have: on the device they would hurt the whole batch."""
+    sampling = request.sampling
+    ids = (*request.prompt, *sampling.stop_ids, *(token for token, _ in sampling.logit_bias))
+    if ids and not (min(ids) >= 0 and max(ids) < limits.vocab_size):
+        raise RequestError(f"a token id is outside the model's vocabulary of {limits.vocab_size} ids")

@@ -1,0 +1,97 @@
+"""What client and engine process say to each other. Each message names its direction by its group.
+
+On the wire a message is its pickle after the pickle's length (4 bytes, big endian). Both ends are our own
+processes on one socket pair, so pickle meets no stranger's bytes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass
+
+from mosso.core.errors import MossoError
+from mosso.core.requests import EngineLimits, EngineStats, Request, TokenEvent
+from mosso.engine.settings import EngineSettings
+
+HEADER = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Client → engine, the first message: load this model."""
+
+    settings: EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Client → engine: continue this sequence."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Client → engine: end this request; an unknown id is ignored."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Client → engine: stop now, whatever runs. The end of the connection says the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Engine → client, while loading: `done` of `total` (units of the stage, 0 when unknown)."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Engine → client: loaded. `notes` are sentences about choices made for the user."""
+
+    limits: EngineLimits
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Engine → client: it cannot start, or cannot go on; the process ends after this message."""
+
+    error: MossoError
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Engine → client: this request was not taken; it has no events."""
+
+    request_id: str
+    error: MossoError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Engine → client: what one turn of the loop gave all requests, and the state after it."""
+
+    events: tuple[TokenEvent, ...]
+    stats: EngineStats
+
+
+ToEngine = Load | Submit | Abort | Shutdown
+FromEngine = Progress | Ready | Failed | Rejected | Batch
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return HEADER.pack(len(body)) + body
+
+
+def decode(body: bytes) -> ToEngine | FromEngine:
+    message: ToEngine | FromEngine = pickle.loads(body)  # noqa: S301 - see the module's docstring
+    return message

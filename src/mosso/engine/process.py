@@ -1,0 +1,102 @@
+"""The engine's process: load the model, then turn the loop until the client is gone.
+
+Signals: SIGINT and SIGTERM are ignored here. Terminals and service managers send them to the whole group,
+and it is the parent that drains; it ends us by a message or by closing the connection, so we also end when
+the parent dies, however it dies.
+
+Threads: the main thread loads, then runs the loop and is the only writer of the connection; one thread
+reads the connection into the inbox.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+from mosso.core.errors import EngineError, UsageError
+from mosso.engine.messages import (
+    HEADER,
+    Failed,
+    FromEngine,
+    Load,
+    Shutdown,
+    ToEngine,
+    decode,
+    encode,
+)
+
+SWITCH_SECONDS = 0.0005
+"""How long a Python thread may keep the interpreter from another: the runner's thread must not wait the
+default 5 ms for the loop's."""
+
+
+class Connection:
+    """Whole messages over a stream socket; blocking. One thread sends, one receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._file = sock.makefile("rb")
+
+    def send(self, message: FromEngine) -> None:
+        """Blocks while the client's end is full: a client that does not read slows the engine down."""
+        self._sock.sendall(encode(message))
+
+    def receive(self) -> ToEngine | None:
+        """The next message, None at the end of the connection."""
+        try:
+            header = self._file.read(HEADER.size)
+            body = self._file.read(HEADER.unpack(header)[0]) if len(header) == HEADER.size else b""
+        except OSError:
+            return None
+        return decode(body) if body else None  # type: ignore[return-value]
+
+
+def serve(connection: Connection) -> int:
+    """Run one engine over `connection`; the process's exit status."""
+    load = connection.receive()
+    if not isinstance(load, Load):
+        return 0  # the client left before it began
+    inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), name="inbox", daemon=True).start()
+    try:
+        from mosso.engine.build import build_loop  # imports torch: only here, only now
+
+        loop, ready = build_loop(load.settings, inbox, connection.send)
+        connection.send(ready)
+        loop.run()
+    except BrokenPipeError:
+        return 0  # the client is gone, so nobody is left to tell
+    except UsageError as error:
+        connection.send(Failed(error))
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        connection.send(Failed(EngineError(f"the engine failed: {type(error).__name__}: {error}")))
+        return 1
+    return 0
+
+
+def _read(connection: Connection, inbox: queue.SimpleQueue[ToEngine]) -> None:
+    """Fill the inbox. The client's end ends this process at once, also amid a load or a hanging step."""
+    while (message := connection.receive()) is not None and not isinstance(message, Shutdown):
+        inbox.put(message)
+    os._exit(0)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        status = serve(Connection(sock))
+    sys.stderr.flush()
+    os._exit(status)  # worker threads and device libraries have nothing to tear down that the system does not
+
+
+if __name__ == "__main__":
+    main()
