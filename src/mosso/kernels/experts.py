@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from mosso.kernels.linear import linear
 from mosso.kernels.mxfp4 import dequantize
 from mosso.kernels.swiglu import swiglu
 
@@ -52,7 +52,7 @@ def route(
 
     The shares are a softmax over the chosen logits only, so they sum to one.
     """
-    logits, chosen = F.linear(x, weight, bias).topk(top_k, dim=-1)
+    logits, chosen = linear(x, weight, bias).topk(top_k, dim=-1)
     return chosen, logits.float().softmax(-1)
 
 
@@ -67,8 +67,8 @@ def mix(
     for expert in chosen.unique().tolist():
         rows, slots = torch.where(chosen == expert)
         gate_up, down = experts.matrices(expert, x.dtype)
-        hidden = swiglu(F.linear(x[rows], gate_up, experts.gate_up_bias[expert]), limit)
-        result = F.linear(hidden, down, experts.down_bias[expert])
+        hidden = swiglu(linear(x[rows], gate_up, experts.gate_up_bias[expert]), limit)
+        result = linear(hidden, down, experts.down_bias[expert])
         total = total.index_add(0, rows, result.float() * shares[rows, slots, None])
     return total.to(x.dtype)
 

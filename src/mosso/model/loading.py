@@ -6,19 +6,24 @@ so that a load takes little more than the file's own size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from mosso.core.config import ModelConfig
-from mosso.core.errors import CheckpointError, UsageError
+from mosso.core.errors import UsageError
 from mosso.kernels.experts import ExpandedExperts, Experts, PackedExperts
-from mosso.kernels.mxfp4 import GROUP, dequantize
+from mosso.kernels.mxfp4 import dequantize
 from mosso.model.weights import ExpertsForm, LayerWeights, Weights
 
 
 class TensorSource(Protocol):
-    """What loading needs of a checkpoint: its shape, how its experts are stored, tensors by name."""
+    """What loading needs of a checkpoint: shapes, how experts are stored, tensors by Hugging Face name.
+
+    The tensors have the shapes that the config asks for: whoever opened the checkpoint has checked.
+    """
 
     @property
     def config(self) -> ModelConfig: ...
@@ -28,115 +33,103 @@ class TensorSource(Protocol):
         """ "mxfp4" (…_blocks and …_scales) or "bf16" (dense, transposed)."""
         ...
 
-    def read(self, name: str) -> torch.Tensor: ...
+    def read(self, name: str, /) -> torch.Tensor: ...
 
 
 def load_weights(
     source: TensorSource,
     *,
     dtype: torch.dtype = torch.bfloat16,
+    storage: torch.dtype | None = None,
     experts: ExpertsForm = "packed",
     device: torch.device | str = "cpu",
 ) -> Weights:
-    """The model of `source`, with dense weights as `dtype` (float32 or bfloat16).
+    """The model of `source`, to be computed in `dtype` (float32 or bfloat16).
 
-    experts: "packed" keeps MXFP4 as stored, "expanded" makes dense matrices of `dtype` (eight times the
-    bytes in float32). Raises UsageError when packed experts are asked of a checkpoint that has none, and
-    CheckpointError for a tensor of the wrong shape.
+    storage: how dense matrices are held, `dtype` unless given. Published matrices are BF16, so bfloat16
+    storage under float32 arithmetic halves the bytes and changes no result.
+    experts: "packed" keeps MXFP4 as stored; "expanded" makes dense matrices, four (bfloat16) or eight
+    (float32) times the bytes. `Weights.experts_form` tells which it is. Raises UsageError when packed
+    experts are asked of a checkpoint that has none.
     """
     if experts == "packed" and source.experts_format != "mxfp4":
         raise UsageError(
             f"the checkpoint stores its experts as {source.experts_format}, not MXFP4: load them expanded"
         )
-    return _Loader(source, dtype, experts, torch.device(device)).weights()
+    return _Loader(source, dtype, storage or dtype, experts, torch.device(device)).weights()
 
 
+@dataclass(frozen=True, slots=True)
 class _Loader:
-    """Reads, checks, converts and places the tensors of one checkpoint."""
+    """Reads, converts and places the tensors of one checkpoint."""
 
-    def __init__(
-        self, source: TensorSource, dtype: torch.dtype, experts: ExpertsForm, device: torch.device
-    ) -> None:
-        self.source = source
-        self.config = source.config
-        self.dtype = dtype
-        self.form = experts
-        self.device = device
+    source: TensorSource
+    dtype: torch.dtype
+    storage: torch.dtype
+    form: ExpertsForm
+    device: torch.device
 
     def weights(self) -> Weights:
-        c = self.config
+        layers = range(self.source.config.num_layers)
         return Weights(
-            embedding=self.dense("model.embed_tokens.weight", c.vocab_size, c.hidden_size),
-            layers=tuple(self.layer(f"model.layers.{index}.") for index in range(c.num_layers)),
-            norm=self.wide("model.norm.weight", c.hidden_size),
-            head=self.dense("lm_head.weight", c.vocab_size, c.hidden_size),
+            embedding=self.matrix("model.embed_tokens.weight"),
+            layers=tuple(self.layer(f"model.layers.{index}.") for index in layers),
+            norm=self.wide("model.norm.weight"),
+            head=self.matrix("lm_head.weight"),
+            dtype=self.dtype,
         )
 
     def layer(self, prefix: str) -> LayerWeights:
-        c, attn = self.config, prefix + "self_attn."
-        queries, hidden = c.num_heads * c.head_dim, c.hidden_size
+        attention, router = prefix + "self_attn.", prefix + "mlp.router."
         return LayerWeights(
-            attention_norm=self.wide(prefix + "input_layernorm.weight", hidden),
-            qkv=self.fused(attn, "weight", hidden),
-            qkv_bias=self.fused(attn, "bias"),
-            sinks=self.wide(attn + "sinks", c.num_heads),
-            out=self.dense(attn + "o_proj.weight", hidden, queries),
-            out_bias=self.dense(attn + "o_proj.bias", hidden),
-            mlp_norm=self.wide(prefix + "post_attention_layernorm.weight", hidden),
-            router=self.dense(prefix + "mlp.router.weight", c.num_experts, hidden),
-            router_bias=self.dense(prefix + "mlp.router.bias", c.num_experts),
+            attention_norm=self.wide(prefix + "input_layernorm.weight"),
+            qkv=self.fused(attention, "weight", self.matrix),
+            qkv_bias=self.fused(attention, "bias", self.vector),
+            sinks=self.wide(attention + "sinks"),
+            out=self.matrix(attention + "o_proj.weight"),
+            out_bias=self.vector(attention + "o_proj.bias"),
+            mlp_norm=self.wide(prefix + "post_attention_layernorm.weight"),
+            router=self.matrix(router + "weight"),
+            router_bias=self.vector(router + "bias"),
             experts=self.experts(prefix + "mlp.experts."),
         )
 
-    def fused(self, prefix: str, kind: str, *inputs: int) -> torch.Tensor:
-        c = self.config
-        heads = (("q_proj", c.num_heads), ("k_proj", c.num_kv_heads), ("v_proj", c.num_kv_heads))
-        return torch.cat([self.dense(f"{prefix}{name}.{kind}", n * c.head_dim, *inputs) for name, n in heads])
+    def fused(self, prefix: str, kind: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        return torch.cat([read(f"{prefix}{name}_proj.{kind}") for name in "qkv"])
 
     def experts(self, prefix: str) -> Experts:
-        c = self.config
-        gate_up_bias = self.dense(prefix + "gate_up_proj_bias", c.num_experts, 2 * c.intermediate_size)
-        down_bias = self.dense(prefix + "down_proj_bias", c.num_experts, c.hidden_size)
-        gate_up_shape = (c.num_experts, 2 * c.intermediate_size, c.hidden_size)
-        down_shape = (c.num_experts, c.hidden_size, c.intermediate_size)
+        gate_up, down = prefix + "gate_up_proj", prefix + "down_proj"
+        gate_up_bias, down_bias = self.vector(gate_up + "_bias"), self.vector(down + "_bias")
         if self.form == "packed":
-            gate_up = self.packed(prefix + "gate_up_proj", *gate_up_shape)
-            down = self.packed(prefix + "down_proj", *down_shape)
-            return PackedExperts(*gate_up, gate_up_bias, *down, down_bias)
-        return ExpandedExperts(
-            self.expanded(prefix + "gate_up_proj", *gate_up_shape),
-            gate_up_bias,
-            self.expanded(prefix + "down_proj", *down_shape),
-            down_bias,
-        )
+            return PackedExperts(*self.packed(gate_up), gate_up_bias, *self.packed(down), down_bias)
+        return ExpandedExperts(self.expanded(gate_up), gate_up_bias, self.expanded(down), down_bias)
 
-    def packed(self, name: str, count: int, outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
-        blocks = self.read(name + "_blocks", count, outputs, inputs // GROUP, GROUP // 2)
-        scales = self.read(name + "_scales", count, outputs, inputs // GROUP)
+    def packed(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        blocks, scales = (self.source.read(name + kind) for kind in ("_blocks", "_scales"))
         return blocks.to(self.device), scales.to(self.device)
 
-    def expanded(self, name: str, count: int, outputs: int, inputs: int) -> torch.Tensor:
+    def expanded(self, name: str) -> torch.Tensor:
         """Dense matrices [E, outputs, inputs], made one expert at a time to keep the peak low."""
-        result = torch.empty(count, outputs, inputs, dtype=self.dtype, device=self.device)
         if self.source.experts_format == "mxfp4":
-            blocks, scales = self.packed(name, count, outputs, inputs)
-            for expert in range(count):
-                result[expert] = dequantize(blocks[expert], scales[expert], self.dtype)
+            blocks, scales = self.packed(name)
+            each = (dequantize(*pair, self.storage) for pair in zip(blocks, scales, strict=True))
+            shape = (*scales.shape[:2], scales.shape[2] * 32)
         else:  # the BF16-upcast variant stores each matrix as [inputs, outputs]
-            stored = self.read(name, count, inputs, outputs)
-            for expert in range(count):
-                result[expert] = stored[expert].to(self.device).T
+            stored = self.source.read(name)
+            each = (matrix.to(self.device).T for matrix in stored)
+            shape = (stored.shape[0], stored.shape[2], stored.shape[1])
+        result = torch.empty(shape, dtype=self.storage, device=self.device)
+        for expert, matrix in enumerate(each):
+            result[expert] = matrix
         return result
 
-    def dense(self, name: str, *shape: int) -> torch.Tensor:
-        return self.read(name, *shape).to(self.device, self.dtype)
+    def matrix(self, name: str) -> torch.Tensor:
+        return self.source.read(name).to(self.device, self.storage)
 
-    def wide(self, name: str, *shape: int) -> torch.Tensor:
-        """Norm weights and sinks: few numbers that take part in float32 arithmetic."""
-        return self.read(name, *shape).to(self.device, torch.float32)
+    def vector(self, name: str) -> torch.Tensor:
+        """Biases: few numbers, held as they are added."""
+        return self.source.read(name).to(self.device, self.dtype)
 
-    def read(self, name: str, *shape: int) -> torch.Tensor:
-        tensor = self.source.read(name)
-        if tensor.shape != shape:
-            raise CheckpointError(f"expected shape {list(shape)}, found {list(tensor.shape)}", tensor=name)
-        return tensor
+    def wide(self, name: str) -> torch.Tensor:
+        """Norm weights and sinks: few numbers that take part in float32 arithmetic whatever the dtype."""
+        return self.source.read(name).to(self.device, torch.float32)

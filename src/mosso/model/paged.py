@@ -83,7 +83,7 @@ def forward(weights: Weights, config: ModelConfig, kv: PagedKV, inputs: StepInpu
     row's tables name.
     """
     step = _prepare(kv, inputs)
-    x = embed(inputs.tokens, weights.embedding)
+    x = embed(inputs.tokens, weights.embedding, weights.dtype)
     for layer, pool, sliding in zip(weights.layers, kv.pools, config.sliding, strict=True):
         x = x + _attention_block(x, layer, config, pool, step, sliding)
         x = x + _expert_block(x, layer, config)

@@ -24,7 +24,7 @@ def logits(weights: Weights, config: ModelConfig, tokens: torch.Tensor) -> torch
     """tokens int64 [..., T], each sequence from position 0 → float32 [..., T, V]."""
     positions = torch.arange(tokens.shape[-1], device=tokens.device)
     tables = rope_tables(config.rope, config.head_dim, positions)
-    x = embed(tokens, weights.embedding)
+    x = embed(tokens, weights.embedding, weights.dtype)
     for layer, sliding in zip(weights.layers, config.sliding, strict=True):
         window = config.window if sliding else None
         x = x + attention_block(x, layer, config, tables, window)

@@ -30,17 +30,17 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A whole model on one device."""
+    """A whole model on one device.
+
+    Matrices may be narrower than `dtype`, which is what activations, biases and products are: each matrix
+    widens as it is used.
+    """
 
     embedding: torch.Tensor  # [vocab, hidden]
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor  # float32 [hidden]
     head: torch.Tensor  # [vocab, hidden]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What activations and dense weights are computed in."""
-        return self.embedding.dtype
+    dtype: torch.dtype
 
     @property
     def device(self) -> torch.device:
