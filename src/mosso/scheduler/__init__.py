@@ -1,1 +1,13 @@
-"""Requests, KV blocks, prefix cache and policy: plain state in, one step plan out. No torch."""
+"""Requests in, one step plan out: rows, KV pages of both groups, prefix cache, policy. No torch.
+
+Sequence    what is known of one request, and what it holds
+Ranked      sequences, best first: the running ones, the waiting ones
+PagePool    one group's pages: free, cached or held
+KvCache     both groups for one sequence: match, start, extend, settle, release
+Scheduler   the policy over them: plan, update, abort
+"""
+
+from mosso.scheduler.config import SchedulerConfig
+from mosso.scheduler.scheduler import Scheduler
+
+__all__ = ["Scheduler", "SchedulerConfig"]

@@ -1,0 +1,348 @@
+"""The policy: which positions of which requests the next step computes.
+
+There is no prefill phase and no decode phase: the computed tokens of each request chase its known tokens
+under one token budget. Sequences are ranked by priority, then arrival, and four rules follow from the rank:
+
+- Rows with one position left come first, so that streams flow; then longer stretches, best rank first.
+- The best waiting sequence starts when a row is free and all its known tokens fit; nobody overtakes it.
+- Where pages run out, the worst running sequence makes room for a better one; the worst itself waits. To be
+  started, a sequence takes room only from sequences of a worse priority.
+- So the best sequence of all is never stopped by another; alone it fits, hence every plan makes progress.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import pairwise
+
+from mosso.core.errors import EngineError, OverloadedError, RequestError
+from mosso.core.requests import EngineStats, FinishReason, Request, TokenEvent, TokenLogprob
+from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult
+from mosso.scheduler.config import SchedulerConfig
+from mosso.scheduler.draft import Draft, Flight
+from mosso.scheduler.kv import KvCache, PrefixMatch
+from mosso.scheduler.queue import Ranked
+from mosso.scheduler.sequence import Rank, Sequence
+
+_MAX_FLIGHTS = 2  # one step runs, one more is launched behind it
+
+
+class Scheduler:
+    """Plans steps for the requests that it is given and turns their results into events.
+
+    Not thread-safe: one loop calls add, abort, plan and update. Each plan's result is given to update() in
+    the order of the plans; at most one plan may run when the next one is made.
+    """
+
+    def __init__(self, config: SchedulerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self._clock = clock
+        self._kv = KvCache(config)
+        self._sequences: dict[str, Sequence] = {}  # by request id: waiting or running
+        self._waiting = Ranked()
+        self._running = Ranked()
+        self._free_rows = list(range(config.max_rows))  # a heap: low rows first
+        self._releases: list[int] = []  # rows that the device still believes to be in use
+        self._flights: deque[Flight] = deque()
+        self._next_step = 0
+        self._arrivals = 0
+        self._counts: Counter[str] = Counter()
+        self._finished: Counter[str] = Counter()
+        self._last_step_seconds = 0.0
+        self._progress_at = clock()  # when a step last ended, or work last came while there was none
+        self._orphans: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []  # see _check_orphans
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises RequestError if it can never fit, OverloadedError if the queue is full.
+        """
+        limit = self._token_limit(request)
+        if len(self._waiting) >= self.config.max_waiting:
+            raise OverloadedError(f"{len(self._waiting)} requests are waiting already; try again later")
+        if not self.has_work:
+            self._progress_at = self._clock()
+        rank = (request.priority, self._arrivals)
+        self._arrivals += 1
+        sequence = Sequence(request, rank, limit, tokens=list(request.prompt))
+        self._sequences[request.id] = sequence
+        self._waiting.add(sequence)
+
+    def _token_limit(self, request: Request) -> int:
+        """Tokens, prompt and generated, at which the request ends; RequestError if it cannot begin."""
+        prompt, context = len(request.prompt), self.config.context
+        if request.id in self._sequences:
+            raise RequestError(f"a request with the id {request.id} is being served already")
+        if not prompt:
+            raise RequestError("the prompt has no tokens")
+        if request.sampling.max_tokens < 1:
+            raise RequestError(
+                f"max_tokens must be at least 1, not {request.sampling.max_tokens}", param="max_tokens"
+            )
+        if prompt >= context:
+            raise RequestError(
+                f"the prompt has {prompt} tokens; the context holds {context}, prompt and answer together",
+                code="context_length_exceeded",
+            )
+        return min(prompt + request.sampling.max_tokens, context)
+
+    def abort(self, request_id: str) -> list[TokenEvent]:
+        """End a request: its last event, or nothing if it is not known (any more)."""
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return []
+        self._end(sequence, FinishReason.ABORT)
+        return [self._event(sequence, (), ())]
+
+    # ---- plan
+
+    def plan(self) -> StepPlan | None:
+        """The next step, or None when there is nothing to compute before a result or a request comes."""
+        assert len(self._flights) < _MAX_FLIGHTS, "plan() again before the result of an earlier plan"
+        draft = Draft(self._next_step, self.config.token_budget)
+        self._plan_singles(draft)
+        self._plan_stretches(draft)
+        return self._commit(draft) if draft.work else None
+
+    def _plan_singles(self, draft: Draft) -> None:
+        for sequence in tuple(self._running):
+            if draft.budget == 0:
+                return
+            if sequence.row is not None and sequence.remaining == 1:
+                self._compute(sequence, draft)
+
+    def _plan_stretches(self, draft: Draft) -> None:
+        for sequence in [s for s in self._running if s.remaining > 1]:
+            self._start_better_than(sequence.rank, draft)
+            if sequence.row is not None and draft.budget > 0:
+                self._compute(sequence, draft)
+        self._start_better_than(None, draft)
+
+    def _compute(self, sequence: Sequence, draft: Draft) -> None:
+        """Put the sequence's next positions into the draft, or nothing if no page can be had for it."""
+        assert sequence.row is not None
+        start, wanted = sequence.computed, min(sequence.remaining, draft.budget)
+        new_full: list[int] = []
+        new_window: list[int] = []
+        first = len(sequence.full_pages)
+        if start + wanted > first * self.config.page_size:
+            while (room := self._kv.room(sequence)) < 1:
+                if not self._preempt_worse_than(sequence, draft):
+                    return
+            wanted = min(wanted, room)
+            new_full, new_window = self._kv.extend(sequence, wanted, draft.step)
+        work = RowWork(
+            row=sequence.row,
+            start=start,
+            count=wanted,
+            samples=start + wanted == sequence.total,
+            new_full_pages=tuple(new_full),
+            new_window_pages=tuple(enumerate(new_window, first)),
+        )
+        draft.put(sequence, work)
+        size = self.config.page_size
+        if wanted > 1:  # a prompt, or what it resumes with: its keys are known since match()
+            draft.computing.update(sequence.keys[start // size : (start + wanted) // size])
+
+    def _preempt_worse_than(self, sequence: Sequence, draft: Draft) -> bool:
+        victim = self._running.worst
+        if victim is None or victim.rank <= sequence.rank:
+            return False
+        self._preempt(victim, draft)
+        return True
+
+    def _preempt(self, victim: Sequence, draft: Draft) -> None:
+        """Back to the queue with its tokens. One that is in flight still counts: update() keeps it, and the
+        sequence starts again only when all its tokens are known."""
+        draft.preempt(victim)
+        self._vacate(victim)
+        self._waiting.add(victim)
+        self._counts["preemptions"] += 1
+
+    def _vacate(self, sequence: Sequence) -> None:
+        """Take away its row and pages. The device learns of it with the next plan."""
+        assert sequence.row is not None
+        if self._flights:
+            pages = tuple(sequence.full_pages), tuple(sequence.window_pages)
+            self._orphans.append((self._flights[-1].step, *pages))
+        self._running.remove(sequence)
+        self._releases.append(sequence.row)
+        heappush(self._free_rows, sequence.row)
+        sequence.row = None
+        self._kv.release(sequence)
+
+    def _start_better_than(self, rank: Rank | None, draft: Draft) -> None:
+        """Start waiting sequences, best first, until one must go on waiting or is worse than `rank`."""
+        while draft.admitting and draft.budget > 0:
+            head = self._waiting.best
+            if head is None or (rank is not None and head.rank > rank):
+                return
+            draft.admitting = self._start(head, draft)
+
+    def _start(self, head: Sequence, draft: Draft) -> bool:
+        worst = self._running.worst
+        urgent = worst is not None and worst.priority > head.priority
+        if head.in_flight or head in draft.preempted or not (self._free_rows or urgent):
+            return False
+        match = self._kv.match(head)
+        if match.next_key in draft.computing:
+            return False  # its prefix goes on in a page that this step computes: one step later it is a hit
+        while not (self._free_rows and self._kv.can_start(head, match, self._reserved_pages())):
+            worst = self._running.worst
+            if worst is None or worst.priority <= head.priority:
+                return False
+            self._preempt(worst, draft)
+        self._occupy(head, match, draft)
+        self._compute(head, draft)
+        assert head in draft.work
+        return True
+
+    def _reserved_pages(self) -> int:
+        """Full pages that running sequences lack for their tokens, and one more each to grow into."""
+        pages = self.config.pages
+        return sum(pages(s.total) + 1 - len(s.full_pages) for s in self._running)
+
+    def _occupy(self, sequence: Sequence, match: PrefixMatch, draft: Draft) -> None:
+        self._waiting.remove(sequence)
+        sequence.row = heappop(self._free_rows)
+        self._running.add(sequence)
+        self._kv.start(sequence, match)
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.computed
+            self._counts["prompt_tokens"] += len(sequence.request.prompt)
+            self._counts["cached_prompt_tokens"] += sequence.computed
+        window = enumerate(match.window_pages, match.window_first)
+        start = RowStart(
+            row=sequence.row,
+            request=sequence.request,
+            tokens=tuple(sequence.tokens),
+            cached=sequence.computed,
+            full_pages=match.full_pages,
+            window_pages=tuple(window),
+        )
+        draft.starts.append(start)
+
+    def _commit(self, draft: Draft) -> StepPlan:
+        """From here on the draft's work counts as done: every later plan runs after it."""
+        sampling = []
+        for sequence, work in draft.work.items():
+            sequence.computed += work.count
+            if work.samples:
+                sequence.in_flight += 1
+                sampling.append(sequence)
+            self._kv.settle(sequence)
+        rows = tuple(work.row for work in draft.work.values() if work.samples)
+        self._flights.append(Flight(draft.step, self._clock(), rows, tuple(sampling)))
+        plan = draft.plan(tuple(self._releases))
+        self._releases.clear()
+        self._next_step += 1
+        return plan
+
+    # ---- update
+
+    def update(self, result: StepResult) -> list[TokenEvent]:
+        """One event for each request that got a token.
+
+        Raises EngineError if this is not the result of the oldest plan without one.
+        """
+        flight = self._flights[0] if self._flights else None
+        if flight is None or (flight.step, flight.rows) != (result.step, result.rows):
+            raise EngineError(f"the result of step {result.step} does not belong to the oldest running step")
+        self._flights.popleft()
+        self._orphans = [orphan for orphan in self._orphans if orphan[0] > flight.step]
+        now = self._clock()
+        self._last_step_seconds = now - max(flight.planned_at, self._progress_at)
+        self._progress_at = now
+        self._counts["steps"] += 1
+        got = zip(flight.sequences, result.tokens, result.logprobs, strict=True)
+        return [self._accept(s, token, logprob) for s, token, logprob in got if s.finish is None]
+
+    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> TokenEvent:
+        sequence.in_flight -= 1
+        sequence.tokens.append(token)
+        self._counts["generated_tokens"] += 1
+        if sequence.row is not None and len(sequence.tokens) % self.config.page_size == 0:
+            self._kv.settle(sequence)
+        finish = _finish_reason(sequence, token)
+        if finish is not None:
+            self._end(sequence, finish)
+        return self._event(sequence, (token,), () if logprob is None else (logprob,))
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Steps in flight may still work on the sequence; their results for it are dropped by update()."""
+        sequence.finish = reason
+        if sequence.row is None:
+            self._waiting.remove(sequence)
+        else:
+            self._vacate(sequence)
+        del self._sequences[sequence.request.id]
+        self._finished[reason.value] += 1
+
+    def _event(
+        self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
+    ) -> TokenEvent:
+        cached = 0 if sequence.announced else sequence.cached_tokens or 0
+        sequence.announced = True
+        return TokenEvent(sequence.request.id, tokens, logprobs, sequence.finish, cached)
+
+    # ---- what it looks like from outside
+
+    def stats(self) -> EngineStats:
+        """A snapshot; kv_blocks count the pages of both groups."""
+        pools = (self._kv.full, self._kv.window)
+        counts = self._counts
+        return EngineStats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            kv_blocks_total=sum(pool.total for pool in pools),
+            kv_blocks_free=sum(pool.num_free for pool in pools),
+            kv_blocks_cached=sum(pool.num_cached for pool in pools),
+            kv_blocks_held=sum(pool.num_held for pool in pools),
+            steps=counts["steps"],
+            prompt_tokens=counts["prompt_tokens"],
+            cached_prompt_tokens=counts["cached_prompt_tokens"],
+            generated_tokens=counts["generated_tokens"],
+            preemptions=counts["preemptions"],
+            finished=dict(self._finished),
+            last_step_seconds=self._last_step_seconds,
+            seconds_since_step=self._clock() - self._progress_at if self.has_work else 0.0,
+        )
+
+    def check(self) -> None:
+        """Assert every invariant. True between calls of plan, update, add and abort."""
+        self._kv.check(self._running)
+        self._check_orphans()
+        running, waiting = list(self._running), list(self._waiting)
+        rows = Counter([*self._free_rows, *(s.row for s in running)])
+        assert rows == Counter(range(self.config.max_rows))
+        assert {s.request.id: s for s in (*running, *waiting)} == self._sequences
+        assert all(a.rank < b.rank for queue in (running, waiting) for a, b in pairwise(queue))
+        first = {s.priority: s.rank for s in reversed(waiting)}
+        assert all(s.rank < first.get(s.priority, (s.priority + 1, 0)) for s in running), "overtaken"
+        assert all(s.row is None and not s.full_pages and not s.window_pages for s in waiting)
+        in_flight = Counter(s for flight in self._flights for s in flight.sequences)
+        for s in (*running, *waiting):
+            assert s.finish is None
+            assert s.in_flight == in_flight[s]
+            assert 0 <= s.computed <= s.total <= s.limit
+
+    def _check_orphans(self) -> None:
+        """A page given up while steps run may still be written by them: whoever writes it next runs later."""
+        for step, *groups in self._orphans:
+            for pool, pages in zip((self._kv.full, self._kv.window), groups, strict=True):
+                assert all(pool.taken_after(page, step) for page in pages if pool.is_private(page))
+
+
+def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
+    """The sampler keeps stop ids out before min_tokens; one that comes earlier is a token like any other."""
+    sampling = sequence.request.sampling
+    if token in sampling.stop_ids and sequence.generated >= sampling.min_tokens:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if len(sequence.tokens) >= sequence.limit else None
