@@ -1,0 +1,131 @@
+"""One training run: batches in, a trained network out, and a log in JSON lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from mosso.train.feed import Batch, Feed
+from mosso.train.network import Network
+from mosso.train.objective import Losses, exact_matches, hits, loss_by_skill, losses
+from mosso.train.optimizer import make_optimizers, rate_at
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """`steps` spans the schedule; `minutes` ends it earlier on a slow machine, with the same decay to zero."""
+
+    steps: int
+    minutes: float = float("inf")
+    muon_lr: float = 0.02
+    adam_lr: float = 0.004
+    warmup: float = 0.01
+    log_every: int = 50
+    evaluate_every: int = 1000
+    compile: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Examples that training never sees, on the device; `skills[n]` is the skill of document number n."""
+
+    batches: Sequence[Batch]
+    skills: Sequence[str]
+
+
+class Log:
+    """JSON lines to a file and, shortened, to the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._start = time.monotonic()
+
+    def write(self, kind: str, **values: Any) -> None:
+        line = {"kind": kind, "seconds": round(time.monotonic() - self._start, 1), **values}
+        text = json.dumps(line)
+        self._file.write(text + "\n")
+        self._file.flush()
+        print(text, flush=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Trainer:
+    """Owns the optimizers and the schedule; the network and the feed are the caller's."""
+
+    def __init__(
+        self, network: Network, skills: Sequence[str], held_out: HeldOut, settings: LoopSettings, log: Log
+    ) -> None:
+        self.network, self.skills, self.held_out, self.settings, self.log = (
+            network,
+            skills,
+            held_out,
+            settings,
+            log,
+        )
+        self._optimizers = make_optimizers(network, muon_lr=settings.muon_lr, adam_lr=settings.adam_lr)
+        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        self._losses: Callable[[Network, Batch], Losses] = losses
+        self._hits: Callable[[Network, Batch], tuple[torch.Tensor, torch.Tensor]] = hits
+        if settings.compile:
+            self._losses = torch.compile(losses, dynamic=False)
+            self._hits = torch.compile(hits, dynamic=False)
+
+    def run(self, feed: Feed) -> None:
+        """Train until the schedule's end. Steps are counted from 0; the clock starts after the first one."""
+        step, tokens, started = 0, 0, time.monotonic()
+        last_time, last_tokens = started, 0
+        while True:
+            elapsed = (time.monotonic() - started) / 60 if step > 1 else 0.0
+            progress = max(step / self.settings.steps, elapsed / self.settings.minutes)
+            if progress >= 1.0:
+                break
+            batch = next(feed)
+            found = self.step(batch, rate_at(progress, warmup=self.settings.warmup))
+            tokens += batch.tokens.numel()
+            if step % self.settings.log_every == 0:
+                loss = float(found.total)  # waits for the device
+                now = time.monotonic()
+                rate = (tokens - last_tokens) / (now - last_time)
+                last_time, last_tokens = now, tokens
+                by_skill = {
+                    k: round(v, 4) for k, v in loss_by_skill(batch, found.tokens, self.skills).items()
+                }
+                self.log.write(
+                    "train", step=step, progress=round(progress, 4), loss=round(loss, 4),
+                    balance=round(float(found.balance), 3), tokens=tokens, tokens_per_second=round(rate),
+                    by_skill=by_skill,
+                )  # fmt: skip
+            step += 1
+            if step == 1:
+                started = time.monotonic()  # compilation is over
+            if step % self.settings.evaluate_every == 0:
+                self.evaluate(step)
+        self.evaluate(step)
+
+    def step(self, batch: Batch, rate: float) -> Losses:
+        """One update at `rate` times the peak learning rates."""
+        found = self._losses(self.network, batch)
+        found.total.backward()
+        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Exact match by skill on held-out examples, logged; the first few misses are named."""
+        exact, missed = exact_matches(
+            lambda batch: self._hits(self.network, batch), self.held_out.batches, self.held_out.skills
+        )
+        rounded = {skill: round(share, 4) for skill, share in exact.items()}
+        self.log.write("evaluation", step=step, exact=rounded, missed=missed[:400])
+        return exact
