@@ -42,7 +42,7 @@ class Result:
 async def measure(
     url: str, model: str, *, users: int, requests: int, words: int, output: int, seed: int = 0
 ) -> dict[str, Any]:
-    """`users` at once until `requests` are done; each sends `words` random words, for `output` tokens at most."""
+    """`users` at once until `requests` are done; each sends `words` words, for up to `output` tokens."""
     rng = random.Random(seed)
     bodies = iter([_body(rng, model, words, output) for _ in range(requests)])
     results: list[Result] = []
