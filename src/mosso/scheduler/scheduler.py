@@ -24,8 +24,9 @@ from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult
 from mosso.scheduler.config import SchedulerConfig
 from mosso.scheduler.draft import Draft, Flight
 from mosso.scheduler.kv import KvCache, PrefixMatch
+from mosso.scheduler.ledger import Ledger
 from mosso.scheduler.queue import Ranked
-from mosso.scheduler.sequence import Rank, Sequence
+from mosso.scheduler.sequence import Rank, Sequence, token_limit
 
 _MAX_FLIGHTS = 2  # one step runs, one more is launched behind it
 
@@ -39,7 +40,6 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
-        self._clock = clock
         self._kv = KvCache(config)
         self._sequences: dict[str, Sequence] = {}  # by request id: waiting or running
         self._waiting = Ranked()
@@ -49,10 +49,7 @@ class Scheduler:
         self._flights: deque[Flight] = deque()
         self._next_step = 0
         self._arrivals = 0
-        self._counts: Counter[str] = Counter()
-        self._finished: Counter[str] = Counter()
-        self._last_step_seconds = 0.0
-        self._progress_at = clock()  # when a step last ended, or work last came while there was none
+        self._ledger = Ledger(clock)
         self._orphans: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []  # see _check_orphans
 
     @property
@@ -64,34 +61,18 @@ class Scheduler:
 
         Raises RequestError if it can never fit, OverloadedError if the queue is full.
         """
-        limit = self._token_limit(request)
+        limit = token_limit(request, self.config.context)
+        if request.id in self._sequences:
+            raise RequestError(f"a request with the id {request.id} is being served already")
         if len(self._waiting) >= self.config.max_waiting:
             raise OverloadedError(f"{len(self._waiting)} requests are waiting already; try again later")
         if not self.has_work:
-            self._progress_at = self._clock()
+            self._ledger.work_begins()
         rank = (request.priority, self._arrivals)
         self._arrivals += 1
         sequence = Sequence(request, rank, limit, tokens=list(request.prompt))
         self._sequences[request.id] = sequence
         self._waiting.add(sequence)
-
-    def _token_limit(self, request: Request) -> int:
-        """Tokens, prompt and generated, at which the request ends; RequestError if it cannot begin."""
-        prompt, context = len(request.prompt), self.config.context
-        if request.id in self._sequences:
-            raise RequestError(f"a request with the id {request.id} is being served already")
-        if not prompt:
-            raise RequestError("the prompt has no tokens")
-        if request.sampling.max_tokens < 1:
-            raise RequestError(
-                f"max_tokens must be at least 1, not {request.sampling.max_tokens}", param="max_tokens"
-            )
-        if prompt >= context:
-            raise RequestError(
-                f"the prompt has {prompt} tokens; the context holds {context}, prompt and answer together",
-                code="context_length_exceeded",
-            )
-        return min(prompt + request.sampling.max_tokens, context)
 
     def abort(self, request_id: str) -> list[TokenEvent]:
         """End a request: its last event, or nothing if it is not known (any more)."""
@@ -128,28 +109,21 @@ class Scheduler:
     def _compute(self, sequence: Sequence, draft: Draft) -> None:
         """Put the sequence's next positions into the draft, or nothing if no page can be had for it."""
         assert sequence.row is not None
-        start, wanted = sequence.computed, min(sequence.remaining, draft.budget)
-        new_full: list[int] = []
-        new_window: list[int] = []
-        first = len(sequence.full_pages)
-        if start + wanted > first * self.config.page_size:
-            while (room := self._kv.room(sequence)) < 1:
-                if not self._preempt_worse_than(sequence, draft):
-                    return
-            wanted = min(wanted, room)
-            new_full, new_window = self._kv.extend(sequence, wanted, draft.step)
-        work = RowWork(
-            row=sequence.row,
-            start=start,
-            count=wanted,
-            samples=start + wanted == sequence.total,
-            new_full_pages=tuple(new_full),
-            new_window_pages=tuple(enumerate(new_window, first)),
-        )
-        draft.put(sequence, work)
         size = self.config.page_size
-        if wanted > 1:  # a prompt, or what it resumes with: its keys are known since match()
-            draft.computing.update(sequence.keys[start // size : (start + wanted) // size])
+        start, remaining, held = sequence.computed, sequence.remaining, len(sequence.full_pages)
+        if remaining == 1 and start < held * size:  # what most rows do in most steps
+            draft.put(sequence, RowWork(sequence.row, start, 1, True))
+            return
+        while (room := self._kv.room(sequence)) < 1:
+            if not self._preempt_worse_than(sequence, draft):
+                return
+        count = min(remaining, draft.budget, room)
+        full, window = self._kv.extend(sequence, count, draft.step)
+        samples = count == remaining
+        work = RowWork(sequence.row, start, count, samples, tuple(full), tuple(enumerate(window, held)))
+        draft.put(sequence, work)
+        if count > 1:  # a prompt, or what it resumes with: its keys are known since match()
+            draft.computing.update(sequence.keys[start // size : (start + count) // size])
 
     def _preempt_worse_than(self, sequence: Sequence, draft: Draft) -> bool:
         victim = self._running.worst
@@ -164,7 +138,7 @@ class Scheduler:
         draft.preempt(victim)
         self._vacate(victim)
         self._waiting.add(victim)
-        self._counts["preemptions"] += 1
+        self._ledger.preemptions += 1
 
     def _vacate(self, sequence: Sequence) -> None:
         """Take away its row and pages. The device learns of it with the next plan."""
@@ -216,8 +190,7 @@ class Scheduler:
         self._kv.start(sequence, match)
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
-            self._counts["prompt_tokens"] += len(sequence.request.prompt)
-            self._counts["cached_prompt_tokens"] += sequence.computed
+            self._ledger.prompt_started(len(sequence.request.prompt), sequence.computed)
         window = enumerate(match.window_pages, match.window_first)
         start = RowStart(
             row=sequence.row,
@@ -239,7 +212,7 @@ class Scheduler:
                 sampling.append(sequence)
             self._kv.settle(sequence)
         rows = tuple(work.row for work in draft.work.values() if work.samples)
-        self._flights.append(Flight(draft.step, self._clock(), rows, tuple(sampling)))
+        self._flights.append(Flight(draft.step, self._ledger.now(), rows, tuple(sampling)))
         plan = draft.plan(tuple(self._releases))
         self._releases.clear()
         self._next_step += 1
@@ -257,20 +230,17 @@ class Scheduler:
             raise EngineError(f"the result of step {result.step} does not belong to the oldest running step")
         self._flights.popleft()
         self._orphans = [orphan for orphan in self._orphans if orphan[0] > flight.step]
-        now = self._clock()
-        self._last_step_seconds = now - max(flight.planned_at, self._progress_at)
-        self._progress_at = now
-        self._counts["steps"] += 1
+        self._ledger.step_ended(flight.planned_at)
         got = zip(flight.sequences, result.tokens, result.logprobs, strict=True)
         return [self._accept(s, token, logprob) for s, token, logprob in got if s.finish is None]
 
     def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         sequence.in_flight -= 1
         sequence.tokens.append(token)
-        self._counts["generated_tokens"] += 1
+        self._ledger.generated_tokens += 1
         if sequence.row is not None and len(sequence.tokens) % self.config.page_size == 0:
             self._kv.settle(sequence)
-        finish = _finish_reason(sequence, token)
+        finish = sequence.finish_reason()
         if finish is not None:
             self._end(sequence, finish)
         return self._event(sequence, (token,), () if logprob is None else (logprob,))
@@ -283,7 +253,7 @@ class Scheduler:
         else:
             self._vacate(sequence)
         del self._sequences[sequence.request.id]
-        self._finished[reason.value] += 1
+        self._ledger.finished(reason)
 
     def _event(
         self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
@@ -296,24 +266,7 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """A snapshot; kv_blocks count the pages of both groups."""
-        pools = (self._kv.full, self._kv.window)
-        counts = self._counts
-        return EngineStats(
-            running=len(self._running),
-            waiting=len(self._waiting),
-            kv_blocks_total=sum(pool.total for pool in pools),
-            kv_blocks_free=sum(pool.num_free for pool in pools),
-            kv_blocks_cached=sum(pool.num_cached for pool in pools),
-            kv_blocks_held=sum(pool.num_held for pool in pools),
-            steps=counts["steps"],
-            prompt_tokens=counts["prompt_tokens"],
-            cached_prompt_tokens=counts["cached_prompt_tokens"],
-            generated_tokens=counts["generated_tokens"],
-            preemptions=counts["preemptions"],
-            finished=dict(self._finished),
-            last_step_seconds=self._last_step_seconds,
-            seconds_since_step=self._clock() - self._progress_at if self.has_work else 0.0,
-        )
+        return self._ledger.stats(len(self._running), len(self._waiting), (self._kv.full, self._kv.window))
 
     def check(self) -> None:
         """Assert every invariant. True between calls of plan, update, add and abort."""
@@ -338,11 +291,3 @@ class Scheduler:
         for step, *groups in self._orphans:
             for pool, pages in zip((self._kv.full, self._kv.window), groups, strict=True):
                 assert all(pool.taken_after(page, step) for page in pages if pool.is_private(page))
-
-
-def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
-    """The sampler keeps stop ids out before min_tokens; one that comes earlier is a token like any other."""
-    sampling = sequence.request.sampling
-    if token in sampling.stop_ids and sequence.generated >= sampling.min_tokens:
-        return FinishReason.STOP
-    return FinishReason.LENGTH if len(sequence.tokens) >= sequence.limit else None

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from mosso.core.errors import RequestError
 from mosso.core.requests import FinishReason, Request
 
 Rank = tuple[int, int]  # (priority, arrival); the lower one is served first, and no two are equal
+
+
+def token_limit(request: Request, context: int) -> int:
+    """Tokens, prompt and generated, at which the request ends; RequestError if it cannot even begin."""
+    prompt, wanted = len(request.prompt), request.sampling.max_tokens
+    if not prompt:
+        raise RequestError("the prompt has no tokens")
+    if wanted < 1:
+        raise RequestError(f"max_tokens must be at least 1, not {wanted}", param="max_tokens")
+    if prompt >= context:
+        raise RequestError(
+            f"the prompt has {prompt} tokens; prompt and answer together can have {context}",
+            code="context_length_exceeded",
+        )
+    return min(prompt + wanted, context)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,10 +57,6 @@ class Sequence:
         return self.request.priority
 
     @property
-    def generated(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
     def total(self) -> int:
         return len(self.tokens) + self.in_flight
 
@@ -53,3 +65,15 @@ class Sequence:
         """Positions to compute before the next token can be sampled; 0 when no further one is wanted."""
         total = len(self.tokens) + self.in_flight
         return total - self.computed if total < self.limit else 0
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the last known token is the last one, or None.
+
+        The sampler keeps stop ids out before min_tokens; one that comes earlier is a token like any other.
+        """
+        sampling = self.request.sampling
+        if self.tokens[-1] in sampling.stop_ids:
+            generated = len(self.tokens) - len(self.request.prompt)
+            if generated >= sampling.min_tokens:
+                return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.tokens) >= self.limit else None
