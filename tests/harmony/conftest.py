@@ -1,11 +1,11 @@
-"""The published vocabulary and the official renderer, to compare with; and a small vocabulary made by hand."""
+"""The published vocabulary and the official renderer to compare with, and a small vocabulary made by hand."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import os
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d
 @pytest.fixture(scope="session")
 def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with nothing but o200k_base.tiktoken."""
-    content = gzip.decompress((files("bpe_openai") / "data" / "o200k_base.tiktoken.gz").read_bytes())
+    spec = find_spec("bpe_openai")  # found, not imported: only its data file is wanted
+    assert spec is not None
+    assert spec.origin is not None
+    packed = Path(spec.origin).parent / "data" / f"{VOCABULARY_FILE}.gz"
+    content = gzip.decompress(packed.read_bytes())
     assert hashlib.sha256(content).hexdigest() == O200K_SHA256
     folder = tmp_path_factory.mktemp("o200k")
     (folder / VOCABULARY_FILE).write_bytes(content)

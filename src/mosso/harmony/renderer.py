@@ -62,7 +62,7 @@ class Renderer:
         return tokens
 
     def render_message(self, message: Message, *, has_functions: bool = False) -> list[int]:
-        """One message. `has_functions`: its conversation offers functions, which a system message mentions."""
+        """One message. `has_functions`: its conversation offers functions; a system message says so."""
         return list(self._message(message, has_functions))
 
     def _message(self, message: Message, has_functions: bool) -> Iterator[int]:

@@ -165,6 +165,8 @@ def _encoder(
     """
     model = dict(definition["model"])
     model["vocab"] = {text: i for text, i in model["vocab"].items() if text not in special}
+    # The library gives an added token its own id only where the vocabulary has it, else the next free one.
+    model["vocab"].update({token["content"]: token["id"] for token in plain})
     merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", ()))
     model["merges"] = [m for m in merges if not special.keys() & {m[0], m[1], m[0] + m[1]}]
     without = dict.fromkeys(("truncation", "padding", "post_processor"))

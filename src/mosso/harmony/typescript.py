@@ -167,7 +167,10 @@ def _is_array(value: object) -> TypeGuard[Sequence[object]]:
 
 
 def compact_json(value: object) -> str:
-    """JSON without spaces, keys in their order, numbers spelled as the official renderer spells them."""
+    """JSON without spaces, keys in their order, numbers spelled as the official renderer spells them.
+
+    (Its JSON reader gets the last digit of some floats with more than 15 digits wrong; this does not.)
+    """
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_string(str(k))}:{compact_json(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -201,7 +204,5 @@ def _float(value: float) -> str:
 
 def split_lines(text: str) -> list[str]:
     """Lines ended by LF or CRLF only; unlike str.splitlines, which also cuts at rarer separators."""
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    *lines, rest = text.split("\n")
+    return [line.removesuffix("\r") for line in lines] + ([rest] if rest else [])
