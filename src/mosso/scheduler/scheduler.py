@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -81,6 +82,21 @@ class Scheduler:
             return []
         self._end(sequence, FinishReason.ABORT)
         return [self._event(sequence, (), ())]
+
+    def fail(self, message: str) -> list[TokenEvent]:
+        """The device lost what it computed, and the steps under way: nothing of them may be used again.
+
+        Ends every running request with an error and forgets all cached content; what waits goes on waiting.
+        """
+        failed = list(self._running)
+        for sequence in failed:
+            self._end(sequence, FinishReason.ERROR)
+        self._flights.clear()
+        self._orphans.clear()
+        self._kv = KvCache(self.config)
+        for sequence in self._waiting:
+            sequence.in_flight = 0  # preempted, with a token under way: it is sampled again
+        return [replace(self._event(sequence, (), ()), error=message) for sequence in failed]
 
     # ---- plan
 
