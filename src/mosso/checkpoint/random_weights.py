@@ -60,9 +60,9 @@ def write_random(
     """Write a full checkpoint folder (weights, configs, a toy tokenizer.json) and return its config.
 
     `layers` keeps the shapes and changes only the depth. Equal arguments give equal bytes on one kind of
-    device; a tensor does not depend on the others. device: None takes a GPU when there is one. Holds about one
-    shard in memory. Raises UsageError for an unknown size, and for a folder that has weights already or cannot
-    be written.
+    device; a tensor does not depend on the others. device: None takes a GPU when there is one. Holds about
+    one shard in memory. Raises UsageError for an unknown size, and for a folder that has weights already or
+    cannot be written.
     """
     if not isinstance(size, ModelConfig) and size not in SIZES:
         raise UsageError(f"there is no size {size!r}; choose one of {', '.join(SIZES)}")

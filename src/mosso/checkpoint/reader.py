@@ -11,10 +11,12 @@ closing the checkpoint leaves tensors valid. So a loader that streams never hold
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 from mosso.checkpoint.config import (
     ExpertsFormat,
@@ -64,8 +66,8 @@ class Checkpoint:
         self.experts_format: ExpertsFormat = contents.experts_format
         self.generation = generation
         self._tensors = contents.tensors
-        self._files: dict[Path, BinaryIO] = {}
-        self._closed = False
+        self._files: dict[Path, int] = {}  # descriptors; closed with the object if nobody calls close
+        self._close = weakref.finalize(self, _close_all, self._files)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,8 +100,9 @@ class Checkpoint:
         start = stored.offset - stored.offset % mmap.ALLOCATIONGRANULARITY
         skip = stored.offset - start
         try:
-            stream = self._open(stored.file)
-            mapping = mmap.mmap(stream.fileno(), skip + stored.nbytes, access=mmap.ACCESS_COPY, offset=start)
+            mapping = mmap.mmap(
+                self._open(stored.file), skip + stored.nbytes, access=mmap.ACCESS_COPY, offset=start
+            )
         except (OSError, ValueError) as error:  # ValueError: the file has shrunk since it was opened
             raise CheckpointError(f"cannot be read: {error}", file=str(stored.file), tensor=name) from error
         data = torch.frombuffer(mapping, dtype=torch.uint8, count=stored.nbytes, offset=skip)
@@ -109,10 +112,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the files; tensors that were read stay valid. Harmless when repeated."""
-        self._closed = True
-        for stream in self._files.values():
-            stream.close()
-        self._files.clear()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -127,12 +127,18 @@ class Checkpoint:
             raise CheckpointError("there is no such tensor", file=str(self.folder), tensor=name)
         return self._tensors[name]
 
-    def _open(self, file: Path) -> BinaryIO:
-        if self._closed:
+    def _open(self, file: Path) -> int:
+        if not self._close.alive:
             raise UsageError(f"the checkpoint {self.folder} is closed")
         if file not in self._files:
-            self._files[file] = file.open("rb")
+            self._files[file] = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         return self._files[file]
+
+
+def _close_all(files: dict[Path, int]) -> None:
+    for descriptor in files.values():
+        os.close(descriptor)
+    files.clear()
 
 
 def _beside(folder: Path, name: str) -> Path:

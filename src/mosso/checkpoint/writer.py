@@ -14,7 +14,14 @@ from typing import Any
 
 import torch
 
-from mosso.checkpoint.config import ExpertsFormat, GenerationDefaults, config_json, generation_json
+from mosso.checkpoint.config import (
+    ExpertsFormat,
+    GenerationDefaults,
+    config_json,
+    generation_json,
+    parse_config,
+)
+from mosso.checkpoint.fields import Fields
 from mosso.checkpoint.layout import INDEX_FILE, SINGLE_FILE
 from mosso.checkpoint.safetensors_file import encode_header
 from mosso.checkpoint.schema import TensorSpec, expected_tensors
@@ -42,11 +49,13 @@ def write_checkpoint(
 
     `files` are further text files by name, such as tokenizer.json. A shard is written when the next tensor
     would exceed `shard_bytes`. Raises CheckpointError for a tensor that the schema does not have or that is
-    missing, UsageError when the folder holds weights already (unless `overwrite`) or cannot be written.
+    missing and for a config that makes no sense, UsageError when the folder holds weights already (unless
+    `overwrite`) or cannot be written.
     """
     folder = Path(folder)
     specs = expected_tensors(config, experts_format)
     generation = generation or GenerationDefaults()
+    parse_config(Fields(config_json(config), folder / "config.json"))  # a config that could not be read back
     try:
         _prepare(folder, overwrite)
         shards = _Shards(folder, shard_bytes)

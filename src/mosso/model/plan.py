@@ -1,0 +1,237 @@
+"""What a model needs in memory, by arithmetic alone: no torch, no weights, nothing loaded.
+
+    weights        every tensor of the schema at its size in memory; an expansion has a line of its own
+    KV             2 (K and V) · kv_heads · head_dim · element bytes, a token and a layer; full layers keep
+                   every token in pages, sliding layers only their window
+    activations    a bound for one step of the token budget, and the logits of its rows
+
+Pages are divided as the engine divides them: window pages with which every row can always run, then, with
+every CACHED_RATIO full pages, one window page more for cached prefixes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mosso.checkpoint.config import ExpertsFormat
+from mosso.checkpoint.schema import PACKED_DTYPES, TensorSpec, expected_tensors
+from mosso.core.config import ModelConfig
+from mosso.core.errors import UsageError
+
+Dtype = Literal["float32", "bfloat16"]
+ELEMENT_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
+CACHED_RATIO = 8
+CUDA_BYTES = 640 << 20  # an estimate: the CUDA context, libraries' workspaces, captured graphs
+CONTEXTS = (8_192, 32_768, 131_072)  # the sequence lengths that the table shows
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLine:
+    """One thing that takes memory."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What loading and running would take. Sizes in bytes."""
+
+    config: ModelConfig
+    weights: tuple[MemoryLine, ...]
+    workspace: tuple[MemoryLine, ...]  # activations, logits, tables, the device's own
+    kv_token_bytes: int  # in the full layers, for each token of a sequence
+    window_sequence_bytes: int  # in the sliding layers, for each sequence, however long
+    window_bytes: int  # window pages with which max_rows sequences can always run
+    full_page_bytes: int
+    window_page_bytes: int
+    page_size: int
+    max_rows: int
+    token_budget: int
+    memory: int | None  # what there is; None: unknown
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(line.nbytes for line in self.weights)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Everything but the full layers' KV."""
+        return self.weight_bytes + sum(line.nbytes for line in self.workspace) + self.window_bytes
+
+    @property
+    def full_pages(self) -> int:
+        """Pages of full-layer KV that fit the memory; 0 when it is unknown or too small."""
+        left = max(0, (self.memory or 0) - self.fixed_bytes)
+        return left * CACHED_RATIO // max(1, self.full_page_bytes * CACHED_RATIO + self.window_page_bytes)
+
+    @property
+    def kv_tokens(self) -> int:
+        return self.full_pages * self.page_size
+
+    def sequences(self, context: int) -> int:
+        """How many sequences of `context` tokens fit at once; never more than max_rows."""
+        return min(self.max_rows, self.full_pages // -(-context // self.page_size))
+
+
+def plan_memory(
+    config: ModelConfig,
+    *,
+    experts_format: ExpertsFormat = "mxfp4",
+    device: Literal["cpu", "cuda"] = "cuda",
+    dtype: Dtype | None = None,
+    kv_dtype: Dtype | None = None,
+    experts: Literal["packed", "expanded"] | None = None,
+    page_size: int = 16,
+    token_budget: int = 1024,
+    max_rows: int = 64,
+    memory: int | None = None,
+) -> MemoryPlan:
+    """The plan for loading a checkpoint of `experts_format` on a device with `memory` bytes.
+
+    dtype: dense weights and activations in memory; None: float32 on the CPU, bfloat16 on CUDA. kv_dtype: None
+    is `dtype`. experts: "packed" keeps MXFP4 as stored (only where it is so stored), "expanded" holds them in
+    `dtype`; None: packed where possible. Raises UsageError for packed experts that are not stored so, and for
+    sizes below 1.
+    """
+    for flag, value in (("page-size", page_size), ("token-budget", token_budget), ("max-rows", max_rows)):
+        if value < 1:
+            raise UsageError(f"--{flag} must be at least 1; it is {value}")
+    experts = experts or ("packed" if experts_format == "mxfp4" else "expanded")
+    if experts == "packed" and experts_format != "mxfp4":
+        raise UsageError(
+            f"the checkpoint stores its experts as {experts_format}, not MXFP4: plan them expanded"
+        )
+    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    position = 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[kv_dtype or dtype]
+    sliding = sum(config.sliding)
+    window_page = page_size * position * sliding
+    return MemoryPlan(
+        config=config,
+        weights=_weight_lines(config, experts_format, dtype, experts == "expanded"),
+        workspace=_workspace_lines(config, token_budget, max_rows, dtype, device),
+        kv_token_bytes=position * (config.num_layers - sliding),
+        window_sequence_bytes=position * sliding * config.window,
+        window_bytes=window_need(config.window, page_size, max_rows, token_budget) * window_page,
+        full_page_bytes=page_size * position * (config.num_layers - sliding),
+        window_page_bytes=window_page,
+        page_size=page_size,
+        max_rows=max_rows,
+        token_budget=token_budget,
+        memory=memory,
+    )
+
+
+def span(positions: int, page_size: int) -> int:
+    """Pages that this many consecutive positions touch at worst alignment."""
+    return (positions - 2) // page_size + 2
+
+
+def window_need(window: int, page_size: int, max_rows: int, token_budget: int) -> int:
+    """Window pages with which every row can always run.
+
+    A row reads the window of its first new position and writes its new ones: at most
+    span(window - 1) + count // page_size + 1 pages; the counts of all rows sum to the token budget.
+    """
+    return max_rows * (span(window - 1, page_size) + 1) + -(-token_budget // page_size)
+
+
+def _weight_lines(
+    config: ModelConfig, experts_format: ExpertsFormat, dtype: Dtype, expanded: bool
+) -> tuple[MemoryLine, ...]:
+    """Bytes in memory by kind. Norms and sinks are held in float32; other dense tensors in `dtype`."""
+    sums: dict[str, int] = {}
+    for name, spec in expected_tensors(config, experts_format).items():
+        key = "experts" if "_blocks" in name or "_scales" in name or ".experts." in name else spec.kind
+        sums[key] = sums.get(key, 0) + _resident_bytes(name, spec, dtype, expanded)
+    dense = "BF16" if dtype == "bfloat16" else f"{dtype}, expanded from BF16"
+    if experts_format == "mxfp4":
+        expert_form = f"{dtype}, expanded from MXFP4" if expanded else "MXFP4, as stored"
+    else:
+        expert_form = dense
+    forms = {"experts": expert_form, "norm": "float32"}
+    titles = {"norm": "norms", "head": "output head"}
+    return tuple(
+        MemoryLine(f"{titles.get(kind, kind)} ({forms.get(kind, dense)})", nbytes)
+        for kind, nbytes in sums.items()
+    )
+
+
+def _resident_bytes(name: str, spec: TensorSpec, dtype: Dtype, expanded: bool) -> int:
+    elements = math.prod(spec.shape)
+    if spec.dtypes is not PACKED_DTYPES:
+        wide = spec.kind == "norm" or name.endswith("sinks")
+        return elements * (4 if wide else ELEMENT_BYTES[dtype])
+    if not expanded:
+        return elements
+    return 0 if name.endswith("_scales") else 2 * elements * ELEMENT_BYTES[dtype]  # two values a byte
+
+
+def _workspace_lines(
+    config: ModelConfig, token_budget: int, max_rows: int, dtype: Dtype, device: str
+) -> tuple[MemoryLine, ...]:
+    """Bounds: what lives at once in the widest part of a step, logits with a copy for sampling, tables."""
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    residual = 3 * config.hidden_size
+    attention = (3 * heads + 3 * kv_heads) * config.head_dim  # q, k, v; q and k rotated; the heads' output
+    moe = config.experts_per_token * (3 * config.intermediate_size + config.hidden_size)
+    step = token_budget * (residual + max(attention, moe)) * ELEMENT_BYTES[dtype]
+    lines = [
+        MemoryLine(f"activations ({token_budget:,} tokens a step)", step),
+        MemoryLine(f"logits ({max_rows:,} rows)", 2 * 4 * max_rows * config.vocab_size),
+        MemoryLine("rotary tables", 4 * config.max_context * config.head_dim),
+    ]
+    if device == "cuda":
+        lines.append(MemoryLine("CUDA context and workspaces (estimate)", CUDA_BYTES))
+    return tuple(lines)
+
+
+def format_plan(plan: MemoryPlan) -> str:
+    """The plan as a table of plain text."""
+    config, full = plan.config, plan.config.num_layers - sum(plan.config.sliding)
+    rows = [("weights", plan.weight_bytes), *_indented(plan.weights)]
+    rows += [("workspace", sum(line.nbytes for line in plan.workspace)), *_indented(plan.workspace)]
+    rows += [
+        ("KV cache", None),
+        (f"  each token, in {full} full layers", plan.kv_token_bytes),
+        (f"  each sequence, windows of {config.window}", plan.window_sequence_bytes),
+        (f"  windows of {plan.max_rows:,} sequences, in pages of {plan.page_size}", plan.window_bytes),
+        ("all but the tokens", plan.fixed_bytes),
+    ]
+    width = max(len(name) for name, _ in rows) + 2
+    billions = _parameters(config) / 1e9
+    lines = [f"{config.num_layers} layers, {config.num_experts} experts, {billions:.4g} B parameters"]
+    lines += [f"{name:<{width}}{'' if size is None else format_bytes(size):>12}" for name, size in rows]
+    return "\n".join(line.rstrip() for line in lines + _fit_lines(plan, width))
+
+
+def _fit_lines(plan: MemoryPlan, width: int) -> list[str]:
+    if plan.memory is None:
+        return []
+    if plan.full_pages == 0:
+        need = format_bytes(plan.fixed_bytes + plan.full_page_bytes - plan.memory)
+        return [f"does not fit {format_bytes(plan.memory)}: {need} are missing"]
+    lines = [f"{f'tokens of KV that fit {format_bytes(plan.memory)}':<{width}}{plan.kv_tokens:>12,}"]
+    for context in CONTEXTS:
+        if context <= plan.config.max_context:
+            lines.append(f"{f'  sequences of {context:,} tokens':<{width}}{plan.sequences(context):>12,}")
+    return lines
+
+
+def _indented(lines: tuple[MemoryLine, ...]) -> list[tuple[str, int | None]]:
+    return [(f"  {line.name}", line.nbytes) for line in lines]
+
+
+def _parameters(config: ModelConfig) -> int:
+    return sum(math.prod(spec.shape) for spec in expected_tensors(config, "bf16").values())
+
+
+def format_bytes(count: int) -> str:
+    """Binary units with three digits, e.g. "1.08 GiB"."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.3g} {units[0]}"
