@@ -167,6 +167,7 @@ class Loop:
     config: SchedulerConfig
     depth: int = 0
     now: float = 0.0
+    lost: int = 0  # steps that failures took away
     plans: list[StepPlan] = field(default_factory=list)
     events: dict[str, list[TokenEvent]] = field(default_factory=lambda: defaultdict(list))
 
@@ -184,6 +185,14 @@ class Loop:
         events = self.scheduler.abort(request_id)
         self._take(events)
         return events
+
+    def fail(self) -> None:
+        """The device loses its memory and the steps under way; rows are known still."""
+        self.device.full.clear()
+        self.device.window.clear()
+        self.lost += len(self.running)
+        self.running.clear()
+        self._take(self.scheduler.fail("out of memory"))
 
     def step(self) -> StepPlan | None:
         """Plan and launch a step, then take the results that the depth does not leave running."""
@@ -219,9 +228,9 @@ class Loop:
         return self.events[request_id][-1].finish if self.events[request_id] else None
 
     def verify(self, request: Request) -> None:
-        """The stream is what the request gets alone; an aborted one is a beginning of it."""
+        """The stream is what the request gets alone; one that was cut off is a beginning of it."""
         tokens, finish = run_alone(request, self.config.context)
-        if self.finish(request.id) is FinishReason.ABORT:
+        if self.finish(request.id) in (FinishReason.ABORT, FinishReason.ERROR):
             assert self.tokens(request.id) == tokens[: len(self.tokens(request.id))]
         else:
             assert (self.tokens(request.id), self.finish(request.id)) == (tokens, finish)

@@ -341,6 +341,39 @@ def test_unknown_ids_are_ignored(make_loop):
     assert make_loop().abort("nobody") == []
 
 
+# ---- a device that lost its memory
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_failure_ends_what_runs_and_spares_what_waits(make_loop, depth):
+    loop = make_loop(depth, max_rows=2)
+    loop.add(*(asks := [request(name, max_tokens=6) for name in "abc"]))
+    loop.step()
+    loop.step()
+    loop.fail()
+    assert [loop.finish(name) for name in "abc"] == [FinishReason.ERROR, FinishReason.ERROR, None]
+    assert loop.events["a"][-1].error == "out of memory"
+    assert loop.scheduler.stats().kv_blocks_free == loop.scheduler.stats().kv_blocks_total
+    loop.drain()
+    for ask in asks:
+        loop.verify(ask)
+    assert loop.finish("c") is FinishReason.LENGTH
+    assert loop.scheduler.stats().finished == {"error": 2, "length": 1}
+
+
+def test_a_token_that_a_failure_lost_is_sampled_again(make_loop):
+    loop = make_loop(1, max_rows=1)
+    loop.add(ask := request("a", 6, priority=1, max_tokens=9))
+    loop.step()
+    loop.step()
+    loop.add(request("b", priority=0, max_tokens=2))
+    loop.step()  # preempts "a", whose token is in flight
+    loop.fail()
+    loop.drain()
+    loop.verify(ask)
+    assert (loop.finish("a"), loop.finish("b")) == (FinishReason.LENGTH, FinishReason.ERROR)
+
+
 # ---- prefix cache
 
 
