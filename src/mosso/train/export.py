@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from mosso.checkpoint.config import GenerationDefaults
 from mosso.checkpoint.writer import write_checkpoint
+from mosso.kernels.mxfp4 import quantize
 from mosso.train.network import Block, Network
-from mosso.train.quantization import pack
 from mosso.train.vocabulary import STOP_TOKENS
 
 MASTER_FILE = "master.safetensors"
@@ -37,7 +37,7 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
 
 def _block_tensors(block: Block) -> dict[str, torch.Tensor]:
     attention, experts = block.attention, block.experts
-    gate_up, down = pack(experts.gate_up_weight), pack(experts.down_weight)
+    gate_up, down = quantize(experts.gate_up_weight), quantize(experts.down_weight)
     projections = {
         f"self_attn.{name}_proj.{part}": getattr(attention, f"{name}_{part}")
         for name in "qkvo"

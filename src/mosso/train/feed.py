@@ -53,7 +53,7 @@ def to_device(rows: Rows, device: torch.device) -> Batch:
         return tensor.to(device, non_blocking=True).to(dtype)
 
     return Batch(
-        tokens=move(rows.tokens.view(np.int16), torch.int64),
+        tokens=move(rows.tokens.astype(np.int32), torch.int64),
         documents=move(rows.documents, torch.int32),
         kinds=move(rows.kinds, torch.uint8),
         numbers=move(rows.numbers, torch.int32),

@@ -13,13 +13,13 @@ import torch
 
 from mosso.train.feed import Batch, Feed
 from mosso.train.network import Network
-from mosso.train.objective import Losses, exact_matches, hits, loss_by_skill, losses
+from mosso.train.objective import Losses, exact_matches, loss_by_skill, losses
 from mosso.train.optimizer import make_optimizers, rate_at
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """`steps` spans the schedule; `minutes` ends it earlier on a slow machine, with the same decay to zero."""
+    """`steps` spans the schedule; `minutes` ends it earlier on a slow machine, decay included."""
 
     steps: int
     minutes: float = float("inf")
@@ -73,10 +73,8 @@ class Trainer:
         self._optimizers = make_optimizers(network, muon_lr=settings.muon_lr, adam_lr=settings.adam_lr)
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self._losses: Callable[[Network, Batch], Losses] = losses
-        self._hits: Callable[[Network, Batch], tuple[torch.Tensor, torch.Tensor]] = hits
         if settings.compile:
             self._losses = torch.compile(losses, dynamic=False)
-            self._hits = torch.compile(hits, dynamic=False)
 
     def run(self, feed: Feed) -> None:
         """Train until the schedule's end. Steps are counted from 0; the clock starts after the first one."""
@@ -91,7 +89,7 @@ class Trainer:
             found = self.step(batch, rate_at(progress, warmup=self.settings.warmup))
             tokens += batch.tokens.numel()
             if step % self.settings.log_every == 0:
-                loss = float(found.total)  # waits for the device
+                loss = float(found.total.detach())  # waits for the device
                 now = time.monotonic()
                 rate = (tokens - last_tokens) / (now - last_time)
                 last_time, last_tokens = now, tokens
@@ -123,8 +121,9 @@ class Trainer:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Exact match by skill on held-out examples, logged; the first few misses are named."""
+        # Training's compiled function serves, its graph unused: nothing is compiled for evaluation alone.
         exact, missed = exact_matches(
-            lambda batch: self._hits(self.network, batch), self.held_out.batches, self.held_out.skills
+            lambda batch: self._losses(self.network, batch), self.held_out.batches, self.held_out.skills
         )
         rounded = {skill: round(share, 4) for skill, share in exact.items()}
         self.log.write("evaluation", step=step, exact=rounded, missed=missed[:400])

@@ -10,15 +10,15 @@ and MXFP4 roundings of the experts' matrices, both with straight-through gradien
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mosso.core.config import SWIGLU_ALPHA, ModelConfig, YarnRope
+from mosso.kernels.mxfp4 import fake_quantize
 from mosso.train.attention import DENSE, AttentionForm
-from mosso.train.quantization import fake_quantize
 
 
 def rope_tables(rope: YarnRope, head_dim: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,6 +120,10 @@ class Experts(nn.Module):
         self.down_weight = _matrix(count, hidden, inner, gain=(2 * config.num_layers) ** -0.5)
         self.down_bias = _zeros(count, hidden)
 
+    def quantized(self, name: Literal["gate_up_weight", "down_weight"]) -> torch.Tensor:
+        """[E, outputs, inputs] float32: the values that MXFP4 can hold, gradients straight through."""
+        return fake_quantize(getattr(self, name))
+
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 [T, hidden] → weights [T, E], zero where not chosen, and the load-balancing loss.
 
@@ -140,13 +144,13 @@ class Experts(nn.Module):
     def forward(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 [T, hidden] → the same, and the load-balancing loss."""
         weights, balance = self.route(x)
-        gate_up = fake_quantize(self.gate_up_weight).to(dtype).flatten(0, 1)  # [E · 2I, hidden]
+        gate_up = self.quantized("gate_up_weight").to(dtype).flatten(0, 1)  # [E · 2I, hidden]
         both = F.linear(x.to(dtype), gate_up, stored(self.gate_up_bias, dtype).flatten())
         both = both.float().unflatten(-1, (self.count, -1, 2))
         gate = both[..., 0].clamp(max=self.limit)
         up = both[..., 1].clamp(-self.limit, self.limit)
         inner = gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1) * weights[..., None]  # [T, E, I]
-        down = fake_quantize(self.down_weight).to(dtype).transpose(0, 1).flatten(1)  # [hidden, E · I]
+        down = self.quantized("down_weight").to(dtype).transpose(0, 1).flatten(1)  # [hidden, E · I]
         out = F.linear(inner.to(dtype).flatten(1), down).float()
         return out + weights @ stored(self.down_bias, torch.float32), balance
 

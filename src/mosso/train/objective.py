@@ -20,6 +20,7 @@ BALANCE_WEIGHT = 0.01
 class Losses(NamedTuple):
     total: torch.Tensor  # what to differentiate
     tokens: torch.Tensor  # float32 [B, S], the loss of predicting each token; 0 at a document's first
+    right: torch.Tensor  # bool [B, S], whether each token was ranked first given all before it
     balance: torch.Tensor  # 1 when every expert gets the same load
 
 
@@ -43,16 +44,11 @@ def losses(network: Network, batch: Batch) -> Losses:
     )
     mean = (tokens * weights).sum() / weights.sum().clamp(min=1.0)
     return Losses(
-        mean + BALANCE_WEIGHT * balance, (tokens * (weights > 0)).detach().roll(1, dims=1), balance.detach()
+        total=mean + BALANCE_WEIGHT * balance,
+        tokens=(tokens * (weights > 0)).detach().roll(1, dims=1),
+        right=(logits.argmax(-1) == labels).roll(1, dims=1),
+        balance=balance.detach(),
     )
-
-
-def hits(network: Network, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """bool [B, S] each: target tokens, and those of them that the model ranks first given all before them."""
-    logits, _ = network(batch.tokens, batch.documents)
-    right = (logits.argmax(-1) == batch.tokens.roll(-1, dims=1)).roll(1, dims=1)
-    targets = batch.kinds == Kind.TARGET
-    return targets, targets & right
 
 
 def loss_by_skill(batch: Batch, tokens: torch.Tensor, skills: Sequence[str]) -> dict[str, float]:
@@ -66,11 +62,8 @@ def loss_by_skill(batch: Batch, tokens: torch.Tensor, skills: Sequence[str]) -> 
     return {skill: mean for skill, mean, n in zip(skills, means, count.tolist(), strict=True) if n}
 
 
-@torch.no_grad()
 def exact_matches(
-    hits_of: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
-    batches: Sequence[Batch],
-    skills: Sequence[str],
+    losses_of: Callable[[Batch], Losses], batches: Sequence[Batch], skills: Sequence[str]
 ) -> tuple[dict[str, float], list[int]]:
     """The share of examples, by skill, whose every target token is ranked first; the numbers of the others.
 
@@ -79,9 +72,9 @@ def exact_matches(
     wrong = torch.zeros(len(skills), device=batches[0].tokens.device)
     seen = torch.zeros_like(wrong)
     for batch in batches:
-        targets, right = hits_of(batch)
+        targets = batch.kinds == Kind.TARGET
         index = batch.numbers.long().clamp(min=0).flatten()
-        wrong.index_add_(0, index, (targets & ~right).float().flatten())
+        wrong.index_add_(0, index, (targets & ~losses_of(batch).right).float().flatten())
         seen.index_add_(0, index, targets.float().flatten())
     outcome: dict[str, list[bool]] = defaultdict(list)
     missed = []
