@@ -69,8 +69,8 @@ def connected(model: str, api_key: str | None = None) -> Iterator[ChatClient]:
         finally:
             client.close()
         return
-    from mosso.cli.local_server import LocalServer
     from mosso.cli.models import find_model
+    from mosso.cli.serving import LocalServer
 
     with LocalServer(find_model(model)) as server, connected(server.url) as client:
         yield client

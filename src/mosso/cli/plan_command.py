@@ -1,0 +1,58 @@
+"""`mosso plan`: what a model needs in memory, by arithmetic alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mosso.cli.models import find_model
+from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
+
+PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
+
+
+@click.command("plan")
+@click.argument("model", default="20b")
+@click.option("--memory", type=float, help="GiB there are; default: what this machine or --device has.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on cuda, float32 on cpu."
+)
+@click.option("--experts", type=click.Choice(["packed", "expanded"]), help="Default: packed, as stored.")
+@click.option("--page-size", default=16, show_default=True, type=int)
+@click.option("--token-budget", default=1024, show_default=True, type=int)
+@click.option("--max-rows", default=64, show_default=True, type=int)
+def command(model: str, memory: float | None, **options: Any) -> None:
+    """Show the bytes of MODEL's weights by kind, of KV and activations, and how many tokens fit.
+
+    MODEL: 20b or 120b (nothing needs to be downloaded), a checkpoint folder, or a config.json.
+    """
+    from mosso.model.plan import format_plan, plan_memory
+
+    found = shape_of(model)
+    limit = int(memory * 2**30) if memory is not None else None
+    plan = plan_memory(found.config, experts_format=found.experts_format, memory=limit, **options)
+    click.echo(format_plan(plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    config: ModelConfig
+    experts_format: Any  # "mxfp4" | "bf16"
+
+
+def shape_of(model: str) -> Shape:
+    """The model's numbers, from constants, a bare config.json, or a whole checkpoint's headers."""
+    from mosso.checkpoint import open_checkpoint
+    from mosso.checkpoint.config import read_config
+
+    if model in PUBLISHED:
+        return Shape(PUBLISHED[model], "mxfp4")
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".json":
+        return Shape(read_config(path), "mxfp4")
+    with open_checkpoint(find_model(model).folder) as checkpoint:
+        return Shape(checkpoint.config, checkpoint.experts_format)

@@ -1,0 +1,37 @@
+"""`mosso random`: a checkpoint with the published layout and random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+
+@click.command("random")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("size", type=click.Choice(["20b", "120b", "tiny"]))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--layers", type=click.IntRange(min=1), help="Fewer layers than the model has.")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint that OUT holds.")
+def command(out: Path, size: str, seed: int, layers: int | None, overwrite: bool) -> None:
+    """Write a checkpoint of SIZE with random weights and a toy tokenizer to the folder OUT.
+
+    The weights mean nothing; sizes, layout and routing are those of the real models, which is what tests and
+    benchmarks need.
+    """
+    from mosso.checkpoint.random_weights import write_random
+
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("writing", total=None)
+        write_random(
+            out,
+            size,
+            seed=seed,
+            layers=layers,
+            overwrite=overwrite,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    click.echo(f"wrote {size} with random weights to {out}")

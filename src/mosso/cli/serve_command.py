@@ -1,0 +1,102 @@
+"""`mosso serve`: the server that people's clients talk to."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mosso.cli.models import Model, find_model
+from mosso.core.errors import EngineError
+from mosso.engine.settings import MIB, EngineSettings
+
+logger = logging.getLogger("mosso")
+
+
+@click.command("serve")
+@click.argument("model", default="demo")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+)
+@click.option("--name", help="What the API calls the model; default: `demo` or the folder's name.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True
+)
+@click.option(
+    "--experts",
+    type=click.Choice(["auto", "packed", "expanded"]),
+    default="auto",
+    show_default=True,
+    help="MXFP4 as stored, or expanded to --dtype; auto expands small models only.",
+)
+@click.option("--max-context", type=click.IntRange(min=2), help="Most tokens of one request, in and out.")
+@click.option(
+    "--max-rows", default=64, show_default=True, type=click.IntRange(min=1), help="Requests at once."
+)
+@click.option(
+    "--max-waiting", default=1024, show_default=True, type=click.IntRange(min=1), help="Queue length."
+)
+@click.option(
+    "--token-budget", default=1024, show_default=True, type=click.IntRange(min=1), help="Tokens a step."
+)
+@click.option(
+    "--kv-memory", default=1024, show_default=True, type=click.IntRange(min=1), help="MiB of KV cache."
+)
+@click.option("--page-size", default=16, show_default=True, type=int, help="Tokens in one KV page.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: the physical cores.")
+@click.option("--prefix-cache/--no-prefix-cache", default=True, show_default=True)
+@click.option(
+    "--reasoning-fields",
+    type=click.Choice(["both", "reasoning", "reasoning_content", "none"]),
+    default="both",
+    show_default=True,
+    help="Which fields of a message carry the thinking.",
+)
+@click.option(
+    "--max-body", default=32, show_default=True, type=click.IntRange(min=1), help="MiB of one request."
+)
+@click.option(
+    "--drain", default=60.0, show_default=True, type=float, help="Seconds for open streams at the end."
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+def command(model: str, host: str, port: int, name: str | None, log_level: str, **options: Any) -> None:
+    """Serve MODEL (default: the demo) behind an OpenAI-compatible API.
+
+    SIGTERM or Ctrl-C drains: new requests are refused, streams in hand go on; a second signal leaves at once.
+    """
+    from mosso.server.run import run
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    found = find_model(model)
+    run(lambda: _serve(Model(name or found.name, found.folder), host, port, options))
+
+
+async def _serve(model: Model, host: str, port: int, options: dict[str, Any]) -> None:
+    """Serve until a signal; raises EngineError when it was the engine's death that ended it."""
+    from mosso.cli.serving import server_settings, serving
+    from mosso.server.run import bind, serve_async, url_of
+
+    server = server_settings(
+        model,
+        reasoning_fields=options.pop("reasoning_fields"),
+        max_body_bytes=options.pop("max_body") * MIB,
+        drain_seconds=options.pop("drain"),
+    )
+    engine = engine_settings(model.folder, **options)
+    with bind(host, port) as sock:  # before the model loads: a taken port is said at once
+        url = url_of(sock)
+        async with serving(engine, server) as (app, client):
+            for note in client.notes:
+                logger.info(note)
+            await serve_async(app, sock, on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"))
+            if not client.is_alive:
+                raise EngineError("the engine died; the log says how")
+
+
+def engine_settings(folder: Path, *, kv_memory: int, **options: Any) -> EngineSettings:
+    """Flags as EngineSettings; kv_memory in MiB."""
+    return EngineSettings(folder, kv_memory=kv_memory * MIB, **options)

@@ -1,0 +1,101 @@
+"""One model behind one app: what `serve` and the commands that need a server of their own share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+from fastapi import FastAPI
+
+from mosso.api.settings import ApiSettings, ReasoningFields, SamplingDefaults
+from mosso.checkpoint.config import read_generation_defaults
+from mosso.cli.models import Model
+from mosso.core.errors import EngineError
+from mosso.engine.client import EngineClient
+from mosso.engine.settings import EngineSettings
+from mosso.harmony.tokenizer import Tokenizer
+from mosso.server.app import create_app
+from mosso.server.run import bind, run, serve_async, url_of
+from mosso.server.settings import ServerSettings
+
+logger = logging.getLogger("mosso")
+
+
+def server_settings(
+    model: Model, *, reasoning_fields: ReasoningFields = "both", **options: Any
+) -> ServerSettings:
+    """Names and sampling defaults as the checkpoint's folder gives them."""
+    found = read_generation_defaults(model.folder)
+    defaults = SamplingDefaults(temperature=found.temperature, top_p=found.top_p, top_k=found.top_k)
+    api = ApiSettings(model.name, defaults=defaults, reasoning_fields=reasoning_fields)
+    return ServerSettings(api, **options)
+
+
+@asynccontextmanager
+async def serving(
+    engine: EngineSettings, server: ServerSettings
+) -> AsyncIterator[tuple[FastAPI, EngineClient]]:
+    """The app with its engine running; the engine ends with the block. If it dies, the app drains."""
+
+    def lost(error: EngineError) -> None:
+        logger.critical("%s", error.message)
+        app.state.lifecycle.drain()
+
+    tokenizer = Tokenizer.from_folder(engine.model)
+    client = await EngineClient.start(engine, on_death=lost)
+    app = create_app(client, tokenizer, server)
+    try:
+        yield app, client
+    finally:
+        await client.close()
+
+
+class LocalServer:
+    """A server of this process's own, on a free loopback port, in a thread: for commands that use the API.
+
+    A context manager; entering waits until it serves and raises what kept it from that.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._engine = EngineSettings(model.folder)
+        self._settings = server_settings(model, drain_seconds=0.0)
+        self._thread = threading.Thread(target=self._run, name="local server", daemon=True)
+        self._started = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._app: FastAPI | None = None
+        self._error: BaseException | None = None
+        self.url = ""
+
+    def __enter__(self) -> LocalServer:
+        self._thread.start()
+        self._started.wait()
+        if self._error is not None:
+            raise self._error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None and self._app is not None:
+            self._loop.call_soon_threadsafe(self._app.state.lifecycle.drain)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            run(self._serve)
+        except BaseException as error:  # handed to the thread that waits in __enter__
+            self._error = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        with bind("127.0.0.1", 0) as sock:
+            self.url = url_of(sock)
+            async with serving(self._engine, self._settings) as (self._app, _):
+                await serve_async(self._app, sock, on_start=self._started.set)
