@@ -1,0 +1,235 @@
+"""Chat completions: body → engine requests → the answer, whole or in chunks."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from pydantic_core import to_json
+
+from mosso.api.chat_prompt import conversation_of
+from mosso.api.chat_schema import ChatRequest
+from mosso.api.chat_stream import ChatChoice, ChatOptions
+from mosso.api.chat_wire import FINGERPRINT, ChoiceFold, ChunkWriter
+from mosso.api.context import room_for
+from mosso.api.deltas import Delta
+from mosso.api.generation import Choice, closing, generate
+from mosso.api.observer import Observer
+from mosso.api.sampling import check_stop_strings, check_stream_options, choice_seed, sampling_params
+from mosso.api.settings import ApiSettings
+from mosso.api.thoughts import Thoughts, ThoughtStore
+from mosso.api.usage import Report, Usage, sum_counts
+from mosso.api.wire import check_model
+from mosso.core.errors import RequestError, UnsupportedError
+from mosso.core.requests import EngineLimits, Request
+from mosso.core.source import TokenSource
+from mosso.harmony.conversation import Role
+from mosso.harmony.renderer import Renderer
+from mosso.harmony.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ChatJob:
+    """A translated chat request, ready for the engine."""
+
+    id: str
+    created: int
+    model: str
+    requests: tuple[Request, ...]  # one a choice
+    options: ChatOptions
+    top_logprobs: int | None
+    cache_salt: str
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.requests[0].prompt)
+
+
+class ChatService:
+    """Everything /v1/chat/completions does, short of HTTP."""
+
+    def __init__(
+        self, source: TokenSource, tokenizer: Tokenizer, settings: ApiSettings, observer: Observer
+    ) -> None:
+        self.thoughts = ThoughtStore(settings.max_thoughts, settings.max_thought_bytes)
+        self._source = source
+        self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer)
+        self._settings = settings
+        self._observer = observer
+
+    def prompt_tokens(self, body: ChatRequest) -> tuple[int, ...]:
+        """The prompt that `body` renders to. CPU work that grows with the prompt; any thread may do it."""
+        conversation = conversation_of(body, self._settings, self.thoughts)
+        return tuple(self._renderer.render_for_completion(conversation, Role.ASSISTANT))
+
+    def prepare(self, body: ChatRequest) -> ChatJob:
+        """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
+        check_model(body.model, self._settings.model_names)
+        _check(body, self._settings)
+        limits = self._source.limits
+        prompt = self.prompt_tokens(body)
+        options = body.stream_options if body.stream else None
+        job_id = f"chatcmpl-{uuid.uuid4().hex}"
+        return ChatJob(
+            id=job_id,
+            created=self._settings.now(),
+            model=body.model or self._settings.model,
+            requests=self._requests(job_id, body, prompt, limits),
+            options=ChatOptions(
+                functions=bool(body.tools) and body.tool_choice != "none",
+                parallel=body.parallel_tool_calls,
+                stops=body.stop_strings,
+                user_stop_ids=frozenset(body.stop_token_ids or ()) - self._tokenizer.stop_ids,
+                logprobs=body.logprobs,
+            ),
+            top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            cache_salt=body.cache_salt,
+            stream=body.stream,
+            include_usage=bool(options and options.include_usage),
+            continuous_usage=bool(options and options.continuous_usage_stats),
+        )
+
+    def _requests(
+        self,
+        job_id: str,
+        body: ChatRequest,
+        prompt: tuple[int, ...],
+        limits: EngineLimits,
+    ) -> tuple[Request, ...]:
+        sampling = sampling_params(
+            body,
+            self._settings.defaults,
+            max_tokens=room_for(len(prompt), _asked_tokens(body), limits, param="messages"),
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            stop_ids=self._tokenizer.stop_ids,
+            vocab_size=limits.vocab_size,
+        )
+        return tuple(
+            Request(
+                id=f"{job_id}-{choice}",
+                prompt=prompt,
+                sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
+                priority=body.priority,
+                cache_salt=body.cache_salt,
+            )
+            for choice in range(body.n)
+        )
+
+    def _choices(self, job: ChatJob) -> list[Choice[Delta]]:
+        def remember(call_id: str, thoughts: Thoughts) -> None:
+            self.thoughts.put(job.cache_salt, call_id, thoughts)
+
+        self._observer.started(
+            prompt_tokens=job.prompt_tokens,
+            choices=len(job.requests),
+            max_tokens=job.requests[0].sampling.max_tokens,
+        )
+        return [
+            Choice(
+                request,
+                ChatChoice(
+                    self._tokenizer,
+                    job.options,
+                    prompt_tokens=job.prompt_tokens,
+                    new_call_id=_new_call_id,
+                    on_call=remember,
+                    on_repair=self._observer.repaired,
+                ),
+            )
+            for request in job.requests
+        ]
+
+    @asynccontextmanager
+    async def _events(
+        self, choices: list[Choice[Delta]], report: Report
+    ) -> AsyncGenerator[AsyncIterator[tuple[int, Sequence[Delta]]]]:
+        try:
+            async with closing(generate(self._source, choices, self._observer)) as events:
+                yield events
+        finally:
+            report(_usage(choices))
+
+    async def complete(self, job: ChatJob, report: Report) -> bytes:
+        """The whole answer as JSON."""
+        choices = self._choices(job)
+        folds = [ChoiceFold() for _ in choices]
+        async with self._events(choices, report) as events:
+            async for index, deltas in events:
+                for delta in deltas:
+                    folds[index].add(delta)
+        fields, top = self._settings.reasoning_fields, job.top_logprobs
+        answer = {
+            "id": job.id,
+            "object": "chat.completion",
+            "created": job.created,
+            "model": job.model,
+            "choices": [fold.choice(index, self._tokenizer, fields, top) for index, fold in enumerate(folds)],
+            "usage": _usage(choices),
+            "service_tier": "default",
+            "system_fingerprint": FINGERPRINT,
+        }
+        return to_json(answer)
+
+    async def stream(self, job: ChatJob, report: Report) -> AsyncGenerator[list[bytes]]:
+        """The chunks as JSON, in batches that belong together. Closing it aborts the request."""
+        choices = self._choices(job)
+        writer = ChunkWriter(
+            self._tokenizer,
+            id=job.id,
+            created=job.created,
+            model=job.model,
+            fields=self._settings.reasoning_fields,
+            top=job.top_logprobs,
+            usage_field=job.include_usage,
+        )
+        opened: set[int] = set()
+        async with self._events(choices, report) as events:
+            async for index, deltas in events:
+                batch = [] if index in opened else [writer.opening(index)]
+                opened.add(index)
+                usage = _usage(choices) if job.continuous_usage else None
+                for delta in deltas:
+                    chunk = writer.delta(index, delta, usage)
+                    if chunk is not None:
+                        batch.append(chunk)
+                if batch:
+                    yield batch
+        if job.include_usage:
+            yield [writer.usage(_usage(choices))]
+
+
+def _new_call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _usage(choices: list[Choice[Delta]]) -> Usage:
+    return sum_counts([[choice.machine.counts for choice in choices]]).usage()
+
+
+def _asked_tokens(body: ChatRequest) -> int | None:
+    return body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+
+
+def _check(body: ChatRequest, settings: ApiSettings) -> None:
+    """The rules that hold between fields."""
+    check_stream_options(body)
+    check_stop_strings(body, settings.max_stops)
+    if body.n > settings.max_choices:
+        raise RequestError(f"n: at most {settings.max_choices} choices are made here.", param="n")
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise RequestError(
+            "max_tokens and max_completion_tokens mean the same; give one of them.", param="max_tokens"
+        )
+    if body.top_logprobs is not None and not body.logprobs:
+        raise RequestError("top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
+    if body.response_format is not None and body.response_format.type != "text":
+        raise UnsupportedError(
+            f"response_format: {body.response_format.type} is not supported, only text.",
+            param="response_format",
+        )

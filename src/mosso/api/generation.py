@@ -1,0 +1,147 @@
+"""From requests to deltas: reads the token streams of all choices, and ends each one exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from mosso.api.observer import Observer
+from mosso.api.usage import TokenCounts
+from mosso.core.errors import EngineError, UnavailableError
+from mosso.core.requests import FinishReason, Request, TokenEvent
+from mosso.core.source import TokenSource
+
+D = TypeVar("D")
+D_co = TypeVar("D_co", covariant=True)
+
+
+class Machine(Protocol[D_co]):
+    """A choice's state machine: token events in, deltas out."""
+
+    counts: TokenCounts
+    done: bool
+    finish_reason: str
+
+    def feed(self, event: TokenEvent) -> Sequence[D_co]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[D]):
+    """A request to the engine, and what makes sense of its tokens."""
+
+    request: Request
+    machine: Machine[D]
+
+
+async def generate(
+    source: TokenSource, choices: Sequence[Choice[D]], observer: Observer
+) -> AsyncGenerator[tuple[int, Sequence[D]]]:
+    """(choice index, deltas) as they come, choices interleaved; closing it aborts what still runs.
+
+    The first choice that fails fails them all. Errors are those of TokenSource.stream.
+    """
+    if len(choices) == 1:
+        async with closing(_deltas(source, choices[0], observer)) as stream:
+            async for deltas in stream:
+                yield 0, deltas
+        return
+    queue: asyncio.Queue[tuple[int, Sequence[D] | Exception | None]] = asyncio.Queue()
+    tasks = [
+        asyncio.create_task(_pump(index, _deltas(source, choice, observer), queue))
+        for index, choice in enumerate(choices)
+    ]
+    try:
+        running = len(tasks)
+        while running:
+            index, item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield index, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(
+    index: int,
+    stream: AsyncGenerator[Sequence[D]],
+    queue: asyncio.Queue[tuple[int, Sequence[D] | Exception | None]],
+) -> None:
+    try:
+        async with closing(stream):
+            async for deltas in stream:
+                queue.put_nowait((index, deltas))
+        queue.put_nowait((index, None))
+    except Exception as error:
+        queue.put_nowait((index, error))
+
+
+async def _deltas(source: TokenSource, choice: Choice[D], observer: Observer) -> AsyncGenerator[Sequence[D]]:
+    machine, watch = choice.machine, _Watch(observer)
+    reason = "abort"  # whoever leaves early aborts: the client, or another choice's failure
+    try:
+        async with closing(source.stream(choice.request)) as events:
+            async for event in events:
+                watch.tokens(len(event.tokens))
+                _raise_failure(event)
+                deltas = machine.feed(event)
+                if machine.done:
+                    reason = machine.finish_reason
+                if deltas:
+                    yield deltas
+                if machine.done:
+                    return
+        raise EngineError("The engine ended the stream without a reason.")
+    except Exception:
+        reason = "error"
+        raise
+    finally:
+        observer.finished(reason, generated_tokens=machine.counts.generated, seconds=watch.age())
+
+
+def _raise_failure(event: TokenEvent) -> None:
+    if event.finish is FinishReason.ERROR:
+        raise EngineError(event.error or "The engine failed while it worked on the request.")
+    if event.finish is FinishReason.ABORT:
+        raise UnavailableError("The request was aborted by the server.")
+
+
+class _Watch:
+    """Times one stream for the observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._started = time.monotonic()
+        self._last: float | None = None
+
+    def tokens(self, count: int) -> None:
+        if not count:
+            return
+        now = time.monotonic()
+        if self._last is None:
+            self._observer.first_token(now - self._started)
+        else:
+            self._observer.more_tokens(count, now - self._last)
+        self._last = now
+
+    def age(self) -> float:
+        return time.monotonic() - self._started
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[D]) -> AsyncGenerator[AsyncIterator[D]]:
+    """Closes an iterator at the end if it can be closed: for a TokenSource's stream this is the abort."""
+    try:
+        yield stream
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,36 @@
+"""What the api room tells whoever keeps the metrics. All methods are cheap and never raise."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Observer(Protocol):
+    def started(self, *, prompt_tokens: int, choices: int, max_tokens: int) -> None:
+        """A request is translated and goes to the engine."""
+
+    def first_token(self, seconds: float) -> None:
+        """From the request's arrival to its first token."""
+
+    def more_tokens(self, count: int, seconds: float) -> None:
+        """`count` tokens came `seconds` after the ones before them."""
+
+    def finished(self, reason: str, *, generated_tokens: int, seconds: float) -> None:
+        """One choice ended; reason: stop, length, tool_calls, abort or error."""
+
+    def repaired(self, kind: str) -> None:
+        """The parser mended a malformed stream."""
+
+
+class NullObserver:
+    """Watches nothing."""
+
+    def started(self, *, prompt_tokens: int, choices: int, max_tokens: int) -> None: ...
+
+    def first_token(self, seconds: float) -> None: ...
+
+    def more_tokens(self, count: int, seconds: float) -> None: ...
+
+    def finished(self, reason: str, *, generated_tokens: int, seconds: float) -> None: ...
+
+    def repaired(self, kind: str) -> None: ...

@@ -1,0 +1,29 @@
+"""The api room's front: one object per app, with a service for each group of endpoints."""
+
+from __future__ import annotations
+
+from mosso.api.chat import ChatService
+from mosso.api.completions import CompletionService
+from mosso.api.observer import NullObserver, Observer
+from mosso.api.settings import ApiSettings
+from mosso.api.text import TextService
+from mosso.core.source import TokenSource
+from mosso.harmony.tokenizer import Tokenizer
+
+__all__ = ["Services", "Tokenizer"]
+
+
+class Services:
+    """`source` continues the requests, `tokenizer` must be the one of the source's checkpoint."""
+
+    def __init__(
+        self,
+        source: TokenSource,
+        tokenizer: Tokenizer,
+        settings: ApiSettings,
+        observer: Observer | None = None,
+    ) -> None:
+        observer = observer or NullObserver()
+        self.chat = ChatService(source, tokenizer, settings, observer)
+        self.completions = CompletionService(source, tokenizer, settings, observer)
+        self.text = TextService(source, tokenizer, settings, self.chat)

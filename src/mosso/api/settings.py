@@ -1,0 +1,60 @@
+"""What the api room is told once, when the app is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from mosso.harmony.conversation import CHATGPT_IDENTITY, KNOWLEDGE_CUTOFF, Effort
+
+ReasoningFields = Literal["both", "reasoning", "reasoning_content", "none"]
+
+
+def today() -> str:
+    """This machine's date, YYYY-MM-DD."""
+    return datetime.now().astimezone().date().isoformat()
+
+
+def unix_now() -> int:
+    """Seconds since 1970, as the `created` fields want them."""
+    return int(datetime.now().timestamp())
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What holds where a client says nothing; the checkpoint's generation_config, as a value."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """`model` is the name that is served and listed; `aliases` are accepted beside it.
+
+    `date` and `now` are the only clocks of this room: a test (or a person who wants prompts that never
+    change) fixes them. `reasoning_fields` names the fields that carry the thinking, in messages and deltas.
+    """
+
+    model: str
+    aliases: tuple[str, ...] = ()
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    effort: Effort = Effort.MEDIUM
+    reasoning_fields: ReasoningFields = "both"
+    identity: str | None = CHATGPT_IDENTITY
+    knowledge_cutoff: str | None = KNOWLEDGE_CUTOFF
+    date: Callable[[], str] = today
+    now: Callable[[], int] = unix_now
+    max_choices: int = 128
+    max_stops: int = 16
+    max_thoughts: int = 8192
+    max_thought_bytes: int = 64 << 20
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return (self.model, *self.aliases)

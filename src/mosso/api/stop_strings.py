@@ -1,0 +1,44 @@
+"""Stop strings over text that arrives in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Passes text on as soon as it can no longer be the beginning of a stop string.
+
+    Invariant: what was passed on, plus `held`, is all text fed so far; `held` is shorter than the longest
+    stop string. Nothing may be fed after a match.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
+        self._held = ""
+        self.matched = False
+
+    def feed(self, text: str) -> str:
+        """The text that may be shown now; `matched` tells whether a stop string ended it."""
+        if not self._stops:
+            return text
+        text = self._held + text
+        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        if places:
+            self.matched, self._held = True, ""
+            return text[: min(places)]
+        keep = self._unsure(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """What was held back, once the text has ended."""
+        held, self._held = self._held, ""
+        return held
+
+    def _unsure(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0

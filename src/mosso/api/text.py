@@ -1,0 +1,82 @@
+"""/tokenize and /detokenize: text and conversations to token ids and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from mosso.api.chat import ChatService
+from mosso.api.chat_schema import ChatMessage, ChatRequest, Tool
+from mosso.api.completion_schema import TokenId
+from mosso.api.completions import check_token_ids
+from mosso.api.settings import ApiSettings
+from mosso.api.wire import WireRequest, check_model
+from mosso.core.errors import RequestError
+from mosso.core.source import TokenSource
+from mosso.harmony.tokenizer import Tokenizer
+
+
+class TokenizeRequest(WireRequest):
+    """Either a prompt, or messages (with tools) as a chat completion would render them."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    tools: list[Tool] | None = None
+    return_token_strs: bool = False
+
+
+class TokenizeResponse(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(WireRequest):
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(BaseModel):
+    prompt: str
+
+
+class TextService:
+    """The tokenizer, over the wire."""
+
+    def __init__(
+        self, source: TokenSource, tokenizer: Tokenizer, settings: ApiSettings, chat: ChatService
+    ) -> None:
+        self._source = source
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._chat = chat
+
+    def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
+        check_model(body.model, self._settings.model_names)
+        tokens = self._tokens(body)
+        strings = [self._tokenizer.decode([token], control=True) for token in tokens]
+        return TokenizeResponse(
+            count=len(tokens),
+            max_model_len=self._source.limits.max_context,
+            tokens=tokens,
+            token_strs=strings if body.return_token_strs else None,
+        )
+
+    def _tokens(self, body: TokenizeRequest) -> list[int]:
+        if (body.prompt is None) == (body.messages is None):
+            raise RequestError("Give either prompt or messages.", param="prompt")
+        if body.prompt is not None:
+            if body.tools is not None:
+                raise RequestError("tools go with messages, not with a prompt.", param="tools")
+            return self._tokenizer.encode(body.prompt)
+        fields: dict[str, Any] = {"messages": body.messages, "tools": body.tools}
+        return list(self._chat.prompt_tokens(ChatRequest.model_construct(**fields)))
+
+    def detokenize(self, body: DetokenizeRequest) -> DetokenizeResponse:
+        """Control tokens appear as their names."""
+        check_model(body.model, self._settings.model_names)
+        check_token_ids(body.tokens, self._source.limits.vocab_size, "tokens")
+        return DetokenizeResponse(prompt=self._tokenizer.decode(body.tokens, control=True))

@@ -1,0 +1,129 @@
+"""Bytes → a validated request model, with every mistake named in the client's own path form.
+
+Null at the top level means "not given", as it does at OpenAI. Numbers must be finite, text must be UTF-8,
+and nesting stops at 200 levels: the JSON reader refuses the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from mosso.core.errors import NotFoundError, RequestError, UnsupportedError
+
+M = TypeVar("M", bound="WireRequest")
+
+
+class WireModel(BaseModel):
+    """A part of a request: unknown fields are refused, types are not converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class WireRequest(WireModel):
+    """A whole request body. `refused` are fields of the dialect that mosso does not have, with the reason."""
+
+    refused: ClassVar[Mapping[str, str]] = {}
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The body's JSON object; RequestError for anything else."""
+    try:
+        data = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+    if not isinstance(data, dict):
+        raise RequestError("The request body must be a JSON object.", code="invalid_json")
+    return data
+
+
+def parse_request(kind: type[M], body: bytes) -> M:
+    """`body` as a `kind`; RequestError or UnsupportedError names the first field that is wrong."""
+    data = {name: value for name, value in read_json(body).items() if value is not None}
+    for name in data:
+        if name in kind.refused:
+            raise UnsupportedError(f"{name} is not supported: {kind.refused[name]}", param=name)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise as_request_error(error, data) from None
+
+
+def check_model(name: str | None, served: Sequence[str]) -> None:
+    """NotFoundError unless `name` is served here; no name means the one model there is."""
+    if name is not None and name not in served:
+        raise NotFoundError(
+            f"The model {name!r} does not exist; this server has {served[0]!r}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def as_request_error(error: ValidationError, data: Any) -> RequestError:
+    """The most telling of pydantic's complaints: the one that lies deepest in the client's data."""
+    located = [(_located(item, data), item) for item in error.errors(include_url=False)]
+    path, item = max(located, key=lambda pair: len(pair[0]))  # max keeps the first among equals
+    param = path_text(path)
+    return RequestError(_sentence(param, item), param=param or None, code=_code(item))
+
+
+def client_path(location: Sequence[Any], data: Any) -> tuple[int | str, ...]:
+    """A pydantic location without the names of union members, which the client never wrote."""
+    path: list[int | str] = []
+    here = data
+    for position, step in enumerate(location):
+        if (isinstance(here, list) and isinstance(step, int)) or (isinstance(here, dict) and step in here):
+            path.append(step)
+            here = here[step]
+        elif isinstance(here, dict) and position == len(location) - 1:
+            path.append(step)  # a required field that is missing
+    return tuple(path)
+
+
+def _located(item: ErrorDetails, data: Any) -> tuple[int | str, ...]:
+    path = client_path(item["loc"], data)
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return (*path, item["ctx"]["discriminator"].strip("'"))  # the field that chooses the variant
+    return path
+
+
+def path_text(path: Sequence[int | str]) -> str:
+    """messages[0].content"""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{step}" if text else step
+    return text
+
+
+def _sentence(param: str, item: ErrorDetails) -> str:
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        return f"Unrecognized request argument supplied: {param}"
+    if kind in ("missing", "union_tag_not_found"):
+        return f"Missing required parameter: '{param}'."
+    if kind in ("literal_error", "union_tag_invalid"):
+        context = item.get("ctx", {})
+        wanted = context.get("expected") or context.get("expected_tags")
+        given = context.get("tag") or item["input"]
+        return f"Invalid value for '{param}': {_short(given)} is not supported here; expected {wanted}."
+    return f"Invalid value for '{param}': {item['msg'][:1].lower()}{item['msg'][1:]}."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _code(item: ErrorDetails) -> str:
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        return "unknown_parameter"
+    if kind == "missing":
+        return "missing_required_parameter"
+    return "invalid_type" if kind.endswith("_type") else "invalid_value"

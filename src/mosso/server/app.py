@@ -1,0 +1,44 @@
+"""The ASGI app: parts are made here, once, and handed to the routes."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+import mosso
+from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
+from mosso.api.completion_schema import Completion, CompletionRequest
+from mosso.api.services import Services, Tokenizer
+from mosso.api.text import DetokenizeRequest, TokenizeRequest
+from mosso.core.source import TokenSource
+from mosso.server import faults, openapi
+from mosso.server.context import Context
+from mosso.server.lifecycle import Lifecycle
+from mosso.server.metrics import Metrics
+from mosso.server.middleware import RequestContext
+from mosso.server.routes import generation, health, models, service, text
+from mosso.server.settings import ServerSettings
+
+_BODIES = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+
+
+def create_app(source: TokenSource, tokenizer: Tokenizer, settings: ServerSettings) -> FastAPI:
+    """The app over `source`, which stays the caller's: the app neither starts nor closes it.
+
+    It may be served before the source is ready: requests then get 503, and /v1/health/ready tells.
+    """
+    metrics = Metrics(settings.api.model)
+    context = Context(
+        source=source,
+        settings=settings,
+        lifecycle=Lifecycle(settings.drain_seconds),
+        metrics=metrics,
+        api=Services(source, tokenizer, settings.api, metrics),
+    )
+    app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
+    app.state.lifecycle = context.lifecycle
+    for part in (generation, models, text, health, service):
+        app.include_router(part.router(context))
+    openapi.install(app, *_BODIES, ChatCompletionChunk, Completion)
+    app.add_middleware(RequestContext, metrics=metrics)
+    faults.install(app)
+    return app

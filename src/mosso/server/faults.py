@@ -1,0 +1,70 @@
+"""Errors as HTTP responses, all of one shape."""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from mosso.api.errors import ErrorDetail, ErrorResponse, error_json, status_of, type_of
+from mosso.core.errors import EngineError, MossoError, OverloadedError, UnavailableError
+from mosso.server.record import record_of
+
+CLIENT_GONE = 499  # nginx's number; nobody is left to read it, the log is
+logger = logging.getLogger("mosso.server")
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+    """The client hung up before its answer was complete."""
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(MossoError, _mosso_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientGone, _client_gone)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+
+
+def as_mosso_error(error: Exception) -> MossoError:
+    """Errors outside the tree are faults of ours: logged with their traceback, shown without it."""
+    if isinstance(error, MossoError):
+        return error
+    logger.error("unexpected error", exc_info=error)
+    return EngineError("The server failed while it worked on the request.")
+
+
+def error_response(error: MossoError) -> Response:
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    elif isinstance(error, UnavailableError):
+        headers["retry-after"] = "1"
+    return Response(error_json(error), status_of(error), headers, media_type="application/json")
+
+
+async def _mosso_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MossoError)
+    record_of(request.scope).error = type(error).__name__
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses: unknown paths, wrong methods."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    message = f"{phrase}: {request.method} {request.url.path}"
+    detail = ErrorDetail(
+        message=message, type=type_of(error.status_code), code=phrase.lower().replace(" ", "_")
+    )
+    body = ErrorResponse(error=detail).model_dump_json()
+    return Response(body, error.status_code, error.headers, media_type="application/json")
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    record_of(request.scope).gone = True
+    return Response(status_code=CLIENT_GONE)

@@ -1,0 +1,119 @@
+"""Running the app on a socket, until a signal asks for the end.
+
+First SIGTERM or SIGINT: /v1/health/ready turns 503 and new work is refused with 503, while the port stays
+open for probes; streams in hand go on until they end or `drain_seconds` are over; then the process leaves
+with status 0. A second signal leaves at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from types import FrameType
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from mosso.core.errors import UsageError
+from mosso.server.lifecycle import Lifecycle
+
+T = TypeVar("T")
+BACKLOG = 2048
+CUT_SECONDS = 1  # streams cut at the end of the drain get so long to free what they hold
+logger = logging.getLogger("mosso.server")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with a drain before its shutdown."""
+
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, on_start: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_start is not None:
+            self._on_start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._lifecycle.draining:
+            self.should_exit = self.force_exit = True
+        else:
+            logger.info("draining: %d requests in hand", self._lifecycle.active)
+            self._lifecycle.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._lifecycle.may_exit()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. UsageError names the address that cannot be had."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        raise UsageError(f"The server cannot listen on {host}:{port}: {error.strerror}.") from None
+    sock.setblocking(False)
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where a browser on this machine finds the server."""
+    host, port = sock.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve_async(
+    app: FastAPI,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_start: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until a signal; `on_start` is told the address once connections are accepted."""
+    sock = bind(host, port)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=CUT_SECONDS,
+    )
+    with sock:
+        tell = partial(on_start, url_of(sock)) if on_start is not None else None
+        await Server(config, app.state.lifecycle, tell).serve(sockets=[sock])
+
+
+def serve(
+    app: FastAPI,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_start: Callable[[str], None] | None = None,
+) -> None:
+    """serve_async on an event loop of its own; uvloop where there is one."""
+    run(lambda: serve_async(app, host=host, port=port, on_start=on_start))
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine on the fastest event loop there is."""
+    if sys.platform == "win32":
+        return asyncio.run(main())
+    import uvloop
+
+    return uvloop.run(main())

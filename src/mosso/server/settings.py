@@ -1,0 +1,19 @@
+"""What the server is told once, when the app is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mosso.api.settings import ApiSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Sizes in bytes, times in seconds."""
+
+    api: ApiSettings
+    max_body_bytes: int = 32 << 20
+    thread_body_bytes: int = 16 << 10  # bodies from this size on are translated in a thread
+    stuck_seconds: float = 30.0  # work waits and no step has ended for so long: the engine hangs
+    stats_seconds: float = 2.0  # the engine must tell its state within this time
+    drain_seconds: float = 60.0  # streams still open so long after SIGTERM are cut

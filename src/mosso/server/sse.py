@@ -1,0 +1,101 @@
+"""Server-sent events, and noticing that the client went away.
+
+A client that hangs up must free its KV blocks at once, whether it streams or waits for a whole answer. Both
+paths therefore watch the connection beside the work, and cancel the work when the connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mosso.api.errors import error_json
+from mosso.server.faults import ClientGone, as_mosso_error
+from mosso.server.record import record_of
+
+T = TypeVar("T")
+DONE = b"data: [DONE]\n\n"
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # reverse proxies must not hold events back
+)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up; then ClientGone.
+
+    The request's body must have been read: whatever `receive` gives now is the disconnect.
+    """
+    task = asyncio.create_task(work)
+    hangup = asyncio.create_task(_hangup(receive))
+    try:
+        await asyncio.wait((task, hangup), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await _cancel(task, hangup)
+
+
+async def _hangup(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def framed(batch: Sequence[bytes]) -> bytes:
+    """JSON payloads as events, for one write to the socket."""
+    return b"".join([b"data: " + payload + b"\n\n" for payload in batch])
+
+
+class EventStream(Response):
+    """Sends batches of JSON payloads as they come, then [DONE].
+
+    The caller has already drawn the `first` batch, so a failure before it had its own HTTP status. A failure
+    after it is sent as an error event, and the stream ends without [DONE]. `batches` is closed whatever
+    happens, and `on_close` is called after that.
+    """
+
+    def __init__(
+        self, first: list[bytes], batches: AsyncGenerator[list[bytes]], on_close: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._first = first
+        self._batches = batches
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await while_connected(receive, self._pump(scope, send))
+        except ClientGone:
+            record_of(scope).gone = True
+        finally:
+            await self._batches.aclose()
+            self._on_close()
+
+    async def _pump(self, scope: Scope, send: Send) -> None:
+        try:
+            await _write(send, framed(self._first))
+            async for batch in self._batches:
+                await _write(send, framed(batch))
+        except Exception as error:
+            fault = as_mosso_error(error)
+            record_of(scope).error = type(fault).__name__
+            await _write(send, framed([error_json(fault)]), more=False)
+        else:
+            await _write(send, DONE, more=False)
+
+
+def _write(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:
+    return send({"type": "http.response.body", "body": body, "more_body": more})
