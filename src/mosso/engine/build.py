@@ -35,12 +35,13 @@ def build_loop(
     device = open_device(settings)
     dtype = getattr(torch, settings.dtype_name)
     emit(Progress("reading the checkpoint"))
-    checkpoint = open_checkpoint(settings.model)
-    config = checkpoint.config
-    budget = kv_budget(config, settings)
-    experts, note = choose_experts(config, checkpoint.experts_format, settings)
-    emit(Progress("loading weights"))
-    weights = load_weights(checkpoint, dtype=dtype, experts=experts, device=device)
+    with open_checkpoint(settings.model) as checkpoint:
+        config = checkpoint.config
+        budget = kv_budget(config, settings)
+        experts, note = choose_experts(config, checkpoint.experts_format, settings)
+        emit(Progress("loading weights"))
+        storage = dtype if experts == "expanded" else torch.bfloat16  # large: as stored, not twice the size
+        weights = load_weights(checkpoint, dtype=dtype, storage=storage, experts=experts, device=device)
     kv = PagedKV.allocate(config, budget.full_pages, budget.window_pages, budget.page_size, dtype, device)
     table = RowTable(settings.max_rows, budget.max_context, budget.page_size, device)
     limits = EngineLimits(budget.max_context, budget.full_tokens, settings.max_rows, config.vocab_size)

@@ -45,7 +45,8 @@ class EngineLoop:
         self._limits = limits
         self._check = check
         self._pending: Pending | None = None
-        self._idle = True  # the last turn found nothing to launch and nothing to wait for
+        self.idle = True
+        """The last turn found nothing to launch and nothing to wait for: the next one blocks for a message."""
         self._failures = 0
 
     def run(self) -> None:
@@ -55,7 +56,7 @@ class EngineLoop:
 
     def turn(self) -> None:
         """One turn; blocks in the inbox when there is nothing to do."""
-        events = self._take_in(block=self._idle)
+        events = self._take_in(block=self.idle)
         try:
             events += self._advance()
         except MossoError:
@@ -71,7 +72,7 @@ class EngineLoop:
         before = self._pending
         plan = self._scheduler.plan()
         self._pending = self._runner.launch(plan) if plan is not None else None
-        self._idle = before is None and self._pending is None
+        self.idle = before is None and self._pending is None
         if before is None:
             return []
         events = self._scheduler.update(before.wait())
@@ -117,7 +118,7 @@ class EngineLoop:
                 self._pending.wait()
             self._pending = None
         self._runner.reset()
-        self._idle = False
+        self.idle = False
         return self._scheduler.fail(f"the engine failed in a step ({reason})")
 
 
