@@ -122,6 +122,16 @@ def test_cached_pages_are_not_counted_twice(make_config):
     assert not kv.can_start(sequence, match, reserved=0)
 
 
+def test_cached_window_pages_are_not_counted_twice(make_config):
+    kv = KvCache(make_config(page_size=4, window=8, window_pages=4))
+    kv.release(compute(kv, make_sequence(range(8)), chunk=4))
+    kv.window.take(2, step=0)  # what is left is the two pages of the hit
+    sequence = make_sequence(range(9))
+    match = kv.match(sequence)
+    assert len(match.window_pages) == 2
+    assert not kv.can_start(sequence, match, reserved=0)
+
+
 def test_room_is_what_the_scarcer_group_has(make_config):
     kv = KvCache(make_config(page_size=4, window=8, full_pages=5, window_pages=10))
     sequence = compute(kv, make_sequence(range(6)), chunk=6)

@@ -226,6 +226,14 @@ def test_a_better_priority_takes_a_row_and_gives_it_back(make_loop):
     assert loop.scheduler.stats().preemptions == 1
 
 
+def test_the_budget_of_one_that_gives_way_is_given_again(make_loop):
+    loop = make_loop(max_rows=2, token_budget=3)
+    loop.add(request("a", 1, priority=5, max_tokens=9), request("b", 1, priority=5, max_tokens=9))
+    loop.step()
+    loop.add(request("high", 2))
+    assert shape(loop.step()) == [(0, 1, 1, True), (1, 0, 2, True)]
+
+
 def test_an_equal_priority_takes_no_row(make_loop):
     loop = make_loop(max_rows=1)
     loop.add(request("a"), request("b"))
@@ -269,6 +277,8 @@ def test_a_resumed_request_starts_with_what_it_had_generated(make_loop):
     resumed = loop.plans[5].starts[0]
     assert resumed.tokens == ask.prompt + got
     assert resumed.cached == 8, "its own pages are a hit: 9 positions were computed"
+    stats = loop.scheduler.stats()
+    assert (stats.prompt_tokens, stats.cached_prompt_tokens) == (6 + 5, 0), "a prompt counts once"
     loop.verify(ask)
 
 
@@ -281,6 +291,15 @@ def test_a_token_in_flight_at_a_preemption_is_kept(make_loop):
     assert loop.step().releases == (0,)
     loop.drain()
     loop.verify(ask)
+
+
+def test_nothing_starts_before_all_its_tokens_are_known(make_loop):
+    scheduler = make_loop().scheduler
+    scheduler.add(request("a"))
+    scheduler._waiting.best.in_flight = 1
+    assert scheduler.plan() is None
+    scheduler._waiting.best.in_flight = 0
+    assert scheduler.plan().starts
 
 
 def test_a_request_may_end_while_it_waits_to_resume(make_loop):

@@ -143,7 +143,7 @@ class Scheduler:
 
     def _preempt_worse_than(self, sequence: Sequence, draft: Draft) -> bool:
         victim = self._running.worst
-        if victim is None or victim.rank <= sequence.rank:
+        if victim is None or victim is sequence:
             return False
         self._preempt(victim, draft)
         return True
