@@ -474,11 +474,23 @@ def test_nested_types() -> None:
             "when": {"type": "string", "enum": ["now", "later"], "default": "now", "description": "The hour"},
             "tags": {"type": "array", "items": {"type": ["string", "integer"]}},
             "limit": {"oneOf": [{"type": "integer"}, {"type": "string", "default": "all"}], "default": 3},
+            "size": {
+                "title": "Size",
+                "description": "how big",
+                "examples": ["s", 3],
+                "oneOf": [
+                    {"type": "number", "description": "in metres"},
+                    {"type": "string", "description": "how big"},
+                    {"type": "string", "description": "as worn", "nullable": True},
+                ],
+            },
         },
     }
     assert render_type(schema) == (
         '{\n// The hour\nwhen: "now" | "later", // default: now\ntags?: string | number[],\n'
-        '// default: 3\nlimit?:\n | number\n | string // default: "all"\n,\n}'
+        '// default: 3\nlimit?:\n | number\n | string // default: "all"\n,\n'
+        '// Size\n//\n// Examples:\n// - "s"\n// how big\nsize?:\n'
+        " | number\n | string\n | string | null // as worn\n,\n}"
     )
 
 

@@ -160,7 +160,7 @@ class _Reader:
             rest = self._constraint(words)
         pending = False  # a bare `to=` waits for its name
         for word in rest:
-            if pending or word.startswith("to="):
+            if word.startswith("to=") or (pending and word not in TYPES | _CHANNELS):
                 pending = self._to(word.removeprefix("to="))
             else:
                 self._word(word)
