@@ -29,7 +29,7 @@ SMALL = ModelConfig(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> ModelConfig:
     return SMALL
 

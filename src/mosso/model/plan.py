@@ -82,6 +82,7 @@ def plan_memory(
     experts_format: ExpertsFormat = "mxfp4",
     device: Literal["cpu", "cuda"] = "cuda",
     dtype: Dtype | None = None,
+    storage: Dtype | None = None,
     kv_dtype: Dtype | None = None,
     experts: Literal["packed", "expanded"] | None = None,
     page_size: int = 16,
@@ -91,10 +92,11 @@ def plan_memory(
 ) -> MemoryPlan:
     """The plan for loading a checkpoint of `experts_format` on a device with `memory` bytes.
 
-    dtype: dense weights and activations in memory; None: float32 on the CPU, bfloat16 on CUDA. kv_dtype: None
-    is `dtype`. experts: "packed" keeps MXFP4 as stored (only where it is so stored), "expanded" holds them in
-    `dtype`; None: packed where possible. Raises UsageError for packed experts that are not stored so, and for
-    sizes below 1.
+    dtype, storage and experts are those of model.loading: what is computed in (None: float32 on the CPU,
+    bfloat16 on CUDA); how dense matrices are held (None: BF16 as stored beside packed experts, else `dtype`);
+    whether MXFP4 experts stay "packed" or are "expanded" to `storage` (None: packed where so stored).
+    kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored so, and for sizes
+    below 1.
     """
     for flag, value in (("page-size", page_size), ("token-budget", token_budget), ("max-rows", max_rows)):
         if value < 1:
@@ -105,13 +107,14 @@ def plan_memory(
             f"the checkpoint stores its experts as {experts_format}, not MXFP4: plan them expanded"
         )
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    storage = storage or ("bfloat16" if experts == "packed" else dtype)
     position = 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[kv_dtype or dtype]
     sliding = sum(config.sliding)
     window_page = page_size * position * sliding
     return MemoryPlan(
         config=config,
-        weights=_weight_lines(config, experts_format, dtype, experts == "expanded"),
-        workspace=_workspace_lines(config, token_budget, max_rows, dtype, device),
+        weights=_weight_lines(config, experts_format, dtype, storage, experts == "expanded"),
+        workspace=_workspace_lines(config, token_budget, max_rows, dtype, device, experts == "packed"),
         kv_token_bytes=position * (config.num_layers - sliding),
         window_sequence_bytes=position * sliding * config.window,
         window_bytes=window_need(config.window, page_size, max_rows, token_budget) * window_page,
@@ -139,16 +142,15 @@ def window_need(window: int, page_size: int, max_rows: int, token_budget: int) -
 
 
 def _weight_lines(
-    config: ModelConfig, experts_format: ExpertsFormat, dtype: Dtype, expanded: bool
+    config: ModelConfig, experts_format: ExpertsFormat, dtype: Dtype, storage: Dtype, expanded: bool
 ) -> tuple[MemoryLine, ...]:
-    """Bytes in memory by kind. Norms and sinks are held in float32; other dense tensors in `dtype`."""
+    """Bytes in memory by kind: matrices in `storage`, biases in `dtype`, norms and sinks in float32."""
     sums: dict[str, int] = {}
     for name, spec in expected_tensors(config, experts_format).items():
-        key = "experts" if "_blocks" in name or "_scales" in name or ".experts." in name else spec.kind
-        sums[key] = sums.get(key, 0) + _resident_bytes(name, spec, dtype, expanded)
-    dense = "BF16" if dtype == "bfloat16" else f"{dtype}, expanded from BF16"
+        sums[spec.kind] = sums.get(spec.kind, 0) + _resident_bytes(name, spec, dtype, storage, expanded)
+    dense = "BF16" if storage == "bfloat16" else f"{storage}, expanded from BF16"
     if experts_format == "mxfp4":
-        expert_form = f"{dtype}, expanded from MXFP4" if expanded else "MXFP4, as stored"
+        expert_form = f"{storage}, expanded from MXFP4" if expanded else "MXFP4, as stored"
     else:
         expert_form = dense
     forms = {"experts": expert_form, "norm": "float32"}
@@ -159,18 +161,19 @@ def _weight_lines(
     )
 
 
-def _resident_bytes(name: str, spec: TensorSpec, dtype: Dtype, expanded: bool) -> int:
+def _resident_bytes(name: str, spec: TensorSpec, dtype: Dtype, storage: Dtype, expanded: bool) -> int:
     elements = math.prod(spec.shape)
     if spec.dtypes is not PACKED_DTYPES:
         wide = spec.kind == "norm" or name.endswith("sinks")
-        return elements * (4 if wide else ELEMENT_BYTES[dtype])
+        held = dtype if name.endswith("bias") else storage
+        return elements * (4 if wide else ELEMENT_BYTES[held])
     if not expanded:
         return elements
-    return 0 if name.endswith("_scales") else 2 * elements * ELEMENT_BYTES[dtype]  # two values a byte
+    return 0 if name.endswith("_scales") else 2 * elements * ELEMENT_BYTES[storage]  # two values a byte
 
 
 def _workspace_lines(
-    config: ModelConfig, token_budget: int, max_rows: int, dtype: Dtype, device: str
+    config: ModelConfig, token_budget: int, max_rows: int, dtype: Dtype, device: str, packed: bool
 ) -> tuple[MemoryLine, ...]:
     """Bounds: what lives at once in the widest part of a step, logits with a copy for sampling, tables."""
     heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -183,6 +186,9 @@ def _workspace_lines(
         MemoryLine(f"logits ({max_rows:,} rows)", 2 * 4 * max_rows * config.vocab_size),
         MemoryLine("rotary tables", 4 * config.max_context * config.head_dim),
     ]
+    if device == "cpu" and packed:
+        one = 3 * config.hidden_size * config.intermediate_size * ELEMENT_BYTES[dtype]
+        lines.append(MemoryLine(f"one expert at a time ({dtype}, expanded from MXFP4)", one))
     if device == "cuda":
         lines.append(MemoryLine("CUDA context and workspaces (estimate)", CUDA_BYTES))
     return tuple(lines)

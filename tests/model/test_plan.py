@@ -1,0 +1,171 @@
+"""The memory plan against what loading really takes and against the published figures."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mosso.checkpoint import open_checkpoint
+from mosso.checkpoint.config import ExpertsFormat
+from mosso.checkpoint.random_weights import TINY, write_random
+from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
+from mosso.core.errors import UsageError
+from mosso.model.loading import load_weights
+from mosso.model.paged import kv_bytes_per_page
+from mosso.model.plan import Dtype, format_bytes, format_plan, plan_memory, window_need
+
+GIB = 1 << 30
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of every tensor within a tree of dataclasses and tuples."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, tuple):
+        return sum(map(tensor_bytes, value))
+    return sum(tensor_bytes(getattr(value, f.name)) for f in fields(value)) if is_dataclass(value) else 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "storage", "experts"),
+    [
+        ("mxfp4", "bfloat16", "bfloat16", "packed"),
+        ("mxfp4", "float32", "bfloat16", "packed"),
+        ("mxfp4", "float32", "float32", "packed"),
+        ("mxfp4", "float32", "float32", "expanded"),
+        ("mxfp4", "float32", "bfloat16", "expanded"),
+        ("bf16", "bfloat16", "bfloat16", "expanded"),
+        ("bf16", "float32", "float32", "expanded"),
+    ],
+)
+def test_weights_are_planned_to_the_byte(
+    tmp_path: Path,
+    stored: ExpertsFormat,
+    dtype: Dtype,
+    storage: Dtype,
+    experts: Literal["packed", "expanded"],
+) -> None:
+    write_random(tmp_path, TINY, experts_format=stored, device="cpu")
+    with open_checkpoint(tmp_path) as checkpoint:
+        loaded = load_weights(
+            checkpoint, dtype=getattr(torch, dtype), storage=getattr(torch, storage), experts=experts
+        )
+    plan = plan_memory(TINY, experts_format=stored, dtype=dtype, storage=storage, experts=experts)
+    assert plan.weight_bytes == tensor_bytes(loaded)
+
+
+def test_pages_are_those_of_the_pools() -> None:
+    plan = plan_memory(GPT_OSS_20B, page_size=32)
+    assert (plan.full_page_bytes, plan.window_page_bytes) == kv_bytes_per_page(
+        GPT_OSS_20B, 32, torch.bfloat16
+    )
+
+
+def test_the_published_models_on_an_80_gb_gpu() -> None:
+    small, large = (plan_memory(config, memory=79 * GIB) for config in (GPT_OSS_20B, GPT_OSS_120B))
+    assert (small.kv_token_bytes, large.kv_token_bytes) == (24 << 10, 36 << 10)
+    assert (small.window_sequence_bytes, large.window_sequence_bytes) == (3 << 20, 9 << 19)
+    assert small.weight_bytes == pytest.approx(13_761_264_768, rel=1e-4)  # norms and sinks are float32
+    assert large.weight_bytes == pytest.approx(65_248_815_744, rel=1e-4)
+    assert small.kv_tokens > 2_400_000
+    assert large.kv_tokens > 400_000
+    assert large.sequences(131_072) == 3
+    assert small.sequences(8) == small.max_rows
+
+
+@given(
+    memory=st.integers(0, 200 * GIB),
+    page_size=st.sampled_from([8, 16, 64, 256]),
+    max_rows=st.integers(1, 512),
+    token_budget=st.integers(1, 16_384),
+)
+def test_what_is_said_to_fit_fits_and_a_little_more_does_not(
+    memory: int, page_size: int, max_rows: int, token_budget: int
+) -> None:
+    plan = plan_memory(
+        GPT_OSS_20B, memory=memory, page_size=page_size, max_rows=max_rows, token_budget=token_budget
+    )
+    assert plan.kv_tokens == plan.full_pages * page_size
+
+    def used(pages: int) -> float:
+        return plan.fixed_bytes + pages * (plan.full_page_bytes + plan.window_page_bytes / 8)
+
+    if plan.full_pages:
+        assert used(plan.full_pages) <= memory
+    assert used(plan.full_pages + 1) > memory
+
+
+@given(
+    window=st.integers(2, 300),
+    page_size=st.sampled_from([8, 16, 64]),
+    row=st.tuples(st.integers(0, 5000), st.integers(1, 600)),
+)
+def test_the_windows_of_a_row_fit_its_share(window: int, page_size: int, row: tuple[int, int]) -> None:
+    """A row that computes start … start + count - 1 touches no more pages than it is given."""
+    start, count = row
+    first = max(0, start - (window - 1)) // page_size
+    touched = (start + count - 1) // page_size - first + 1
+    assert touched <= window_need(window, page_size, max_rows=1, token_budget=count)
+
+
+def test_an_expansion_is_named() -> None:
+    packed = format_plan(plan_memory(GPT_OSS_20B, device="cpu"))
+    assert "experts (MXFP4, as stored)" in packed
+    assert "one expert at a time (float32, expanded from MXFP4)" in packed
+    expanded = plan_memory(GPT_OSS_20B, device="cpu", experts="expanded")
+    assert "experts (float32, expanded from MXFP4)" in format_plan(expanded)
+    assert expanded.weight_bytes > 80e9
+
+
+def test_the_table() -> None:
+    text = format_plan(plan_memory(GPT_OSS_20B, memory=80 * GIB))
+    assert text.startswith("24 layers, 32 experts, 20.91 B parameters\n")
+    rows = (
+        r"weights +12.8 GiB",
+        r"each token, in 12 full layers +24 KiB",
+        r"windows of 128 +3 MiB",
+        r"tokens of KV that fit 80 GiB +2,\d{3},\d{3}",
+        r"sequences of 131,072 tokens +\d+",
+    )
+    for row in rows:
+        assert re.search(row, text), row
+    assert all(len(line) <= 100 and line == line.rstrip() for line in text.splitlines())
+    assert "fit" not in format_plan(plan_memory(GPT_OSS_20B))
+
+
+def test_too_little_memory_is_said() -> None:
+    text = format_plan(plan_memory(GPT_OSS_120B, memory=24 * GIB))
+    assert re.search(r"does not fit 24 GiB: 3\d(\.\d)? GiB are missing", text)
+
+
+def test_short_contexts_are_not_offered_longer_sequences() -> None:
+    config = replace(TINY, max_context=9000)
+    text = format_plan(plan_memory(config, memory=GIB * 2))
+    assert "8,192 tokens" in text
+    assert "32,768 tokens" not in text
+
+
+@pytest.mark.parametrize("name", ["page_size", "token_budget", "max_rows"])
+def test_a_size_below_one_names_its_flag(name: str) -> None:
+    with pytest.raises(UsageError, match="--" + name.replace("_", "-")):
+        plan_memory(TINY, **{name: 0})
+
+
+def test_packed_experts_must_be_stored_so() -> None:
+    with pytest.raises(UsageError, match="bf16"):
+        plan_memory(TINY, experts_format="bf16", experts="packed")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (24 << 10, "24 KiB"), (80 * GIB, "80 GiB")],
+)
+def test_bytes_for_people(count: int, text: str) -> None:
+    assert format_bytes(count) == text
