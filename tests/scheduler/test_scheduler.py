@@ -250,6 +250,16 @@ def test_nobody_overtakes_the_best_one_waiting(make_loop):
     assert list(loop.events) == ["a", "large", "small"]
 
 
+def test_one_that_runs_keeps_a_page_to_grow_into(make_loop):
+    loop = make_loop(full_pages=6, max_context=24)
+    loop.add(request("a", 8, max_tokens=9))
+    loop.step()
+    loop.add(request("b", 12, max_tokens=1))  # three pages; four are left, and "a" needs two of them
+    assert not loop.step().starts
+    loop.drain()
+    assert loop.scheduler.stats().preemptions == 0
+
+
 # ---- preemption
 
 
@@ -386,7 +396,8 @@ def test_a_token_that_a_failure_lost_is_sampled_again(make_loop):
     loop.step()
     loop.step()
     loop.add(request("b", priority=0, max_tokens=2))
-    loop.step()  # preempts "a", whose token is in flight
+    loop.running.append(loop.device.run(loop.scheduler.plan()))
+    assert loop.scheduler.stats().preemptions == 1, "with a token in flight"
     loop.fail()
     loop.drain()
     loop.verify(ask)
@@ -396,8 +407,9 @@ def test_a_token_that_a_failure_lost_is_sampled_again(make_loop):
 # ---- prefix cache
 
 
-def test_a_conversation_goes_on_from_the_pages_of_its_last_turn(make_loop):
-    loop = make_loop()
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_conversation_goes_on_from_the_pages_of_its_last_turn(make_loop, depth):
+    loop = make_loop(depth)
     loop.add(first := request("a", 10, max_tokens=11))
     loop.drain()
     loop.add(second := request("b", (*first.prompt, *loop.tokens("a"), 1, 2, 3)))
