@@ -466,6 +466,21 @@ def test_messages_that_cannot_be_expressed(renderer: Renderer, message: Message,
         renderer.render(Conversation((message,)))
 
 
+def test_a_schema_without_bottom_is_refused(renderer: Renderer) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(3000):
+        schema = {"type": "array", "items": schema}
+    tools = (ToolNamespace("functions", tools=(FunctionTool("deep", "", schema),)),)
+    for message, param in [
+        (Message(Role.DEVELOPER, DeveloperContent(namespaces=tools)), "tools"),
+        (Message(Role.SYSTEM, SystemContent(namespaces=tools)), "tools"),
+        (Message(Role.DEVELOPER, DeveloperContent(response_formats={"deep": schema})), "response_format"),
+    ]:
+        with pytest.raises(RequestError, match="nested too deeply") as caught:
+            renderer.render_message(message)
+        assert caught.value.param == param
+
+
 def test_nested_types() -> None:
     schema = {
         "type": "object",

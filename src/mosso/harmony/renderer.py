@@ -7,6 +7,7 @@ section; it follows the published description of the format.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mosso.core.errors import RequestError
 from mosso.core.json import JsonObject
@@ -22,7 +23,7 @@ class Renderer:
     """Renders with one vocabulary. Keeps no state between calls.
 
     Raises RequestError for a message that the format cannot express: a tool result without the tool's name,
-    system or developer content under another role.
+    system or developer content under another role; and for a schema nested too deeply.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -149,7 +150,8 @@ def _system(content: SystemContent, has_functions: bool) -> str:
     if content.effort is not None:
         sections.append(f"Reasoning: {content.effort}")
     if content.namespaces:
-        sections.append(render_namespaces(content.namespaces))
+        with _depth_checked("tools"):
+            sections.append(render_namespaces(content.namespaces))
     if content.channels:
         channels = (
             f"# Valid channels: {', '.join(content.channels)}. Channel must be included for every message."
@@ -165,11 +167,22 @@ def _developer(content: DeveloperContent) -> str:
     if content.instructions is not None:
         sections += ["# Instructions", content.instructions]
     if content.namespaces:
-        sections.append(render_namespaces(content.namespaces))
+        with _depth_checked("tools"):
+            sections.append(render_namespaces(content.namespaces))
     if content.response_formats:
         formats = (_response_format(name, schema) for name, schema in content.response_formats.items())
-        sections += ["# Response Formats", *formats]
+        with _depth_checked("response_format"):
+            sections += ["# Response Formats", *formats]
     return "\n\n".join(sections)
+
+
+@contextmanager
+def _depth_checked(param: str) -> Iterator[None]:
+    """A client may nest a schema deeper than Python recurses."""
+    try:
+        yield
+    except RecursionError:
+        raise RequestError("The schema is nested too deeply.", param=param) from None
 
 
 def _response_format(name: str, schema: JsonObject) -> str:
