@@ -1,0 +1,115 @@
+import json
+
+import pytest
+
+from mosso.api.chat_schema import ChatRequest
+from mosso.api.completion_schema import CompletionRequest
+from mosso.api.wire import check_model, parse_request, path_text, read_json
+from mosso.core.errors import NotFoundError, RequestError, UnsupportedError
+
+USER = {"role": "user", "content": "hi"}
+
+
+def refusal(body: dict, kind=ChatRequest) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parse_request(kind, json.dumps(body).encode())
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"text"',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": "\xff"}',
+        b'{"a": "\\ud800"}',
+        b'{"a":' * 300 + b"1" + b"}" * 300,
+    ],
+)
+def test_what_is_no_json_object_is_refused(body):
+    with pytest.raises(RequestError) as caught:
+        read_json(body)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [USER, {"role": "user", "content": ["x"]}]}, "messages[1].content[0]"),
+        ({"messages": [{"role": "alien", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{**USER, "mood": "good"}]}, "messages[0].mood"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0].type",
+        ),
+        ({"temperature": "0.5"}, "temperature"),
+        ({"temperature": 3}, "temperature"),
+        ({"n": True}, "n"),
+        ({"stop": [""]}, "stop[0]"),
+        ({"logit_bias": {"5": 200}}, "logit_bias.5"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"metadata": {"a": 5}}, "metadata.a"),
+        ({"store": True}, "store"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_a_mistake_is_named_in_the_clients_own_words(fields, param):
+    error = refusal({"model": "m", "messages": [USER]} | fields)
+    assert error.param == param
+    assert param in error.message
+
+
+def test_unknown_arguments_have_openais_sentence():
+    assert refusal({"messages": [USER], "foo": 1}).message == "Unrecognized request argument supplied: foo"
+
+
+@pytest.mark.parametrize("name", ["functions", "function_call", "audio", "prediction", "web_search_options"])
+def test_fields_of_the_dialect_that_are_missing_here(name):
+    error = refusal({"messages": [USER], name: {}})
+    assert isinstance(error, UnsupportedError)
+    assert error.param == name
+
+
+def test_suffix_is_refused():
+    assert refusal({"prompt": "a", "suffix": "b"}, CompletionRequest).param == "suffix"
+
+
+def test_null_means_not_given():
+    body = {"messages": [USER], "n": None, "temperature": None, "functions": None, "stream": None}
+    parsed = parse_request(ChatRequest, json.dumps(body).encode())
+    assert parsed.n == 1
+    assert not parsed.stream
+
+
+def test_numbers_that_overflow_are_refused():
+    with pytest.raises(RequestError) as caught:
+        parse_request(ChatRequest, b'{"messages":[{"role":"user","content":"x"}],"temperature":1e999}')
+    assert caught.value.param == "temperature"
+
+
+def test_long_values_are_cut_in_messages():
+    assert len(refusal({"messages": [USER], "service_tier": "x" * 1000}).message) < 250
+
+
+def test_path_text():
+    assert path_text(("a", 0, "b", 1, 2)) == "a[0].b[1][2]"
+
+
+def test_check_model():
+    check_model(None, ("a",))
+    check_model("b", ("a", "b"))
+    with pytest.raises(NotFoundError) as caught:
+        check_model("c", ("a", "b"))
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
