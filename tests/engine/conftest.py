@@ -180,7 +180,9 @@ def bench(weights: Weights) -> Iterable[Callable[..., Bench]]:
 def request_of() -> Callable[..., Request]:
     """request_of(id, prompt, **sampling): greedy and 12 tokens long unless told otherwise."""
 
-    def make(id: str, prompt: Iterable[int], priority: int = 0, salt: str = "", **sampling: object) -> Request:
+    def make(
+        id: str, prompt: Iterable[int], priority: int = 0, salt: str = "", **sampling: object
+    ) -> Request:
         params = SamplingParams(**({"max_tokens": 12, "temperature": 0.0} | sampling))
         return Request(id, tuple(prompt), params, priority, salt)
 

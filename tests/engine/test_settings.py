@@ -1,0 +1,179 @@
+"""Settings, the memory plan, core counting, messages: everything that needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mosso.core.config import GPT_OSS_20B
+from mosso.core.errors import CheckpointError, MossoError, OverloadedError, RequestError, UsageError
+from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, SamplingParams, TokenEvent
+from mosso.engine import messages
+from mosso.engine.cores import cpu_quota, physical_cores, usable_cores
+from mosso.engine.memory import kv_budget, span, window_need
+from mosso.engine.settings import MIB, EngineSettings
+from mosso.scheduler import SchedulerConfig
+
+BASE = EngineSettings(Path("model"))
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"device": "tpu"}, "--device"),
+        ({"dtype": "float16"}, "--dtype"),
+        ({"experts": "some"}, "--experts"),
+        ({"page_size": 10}, "--page-size"),
+        ({"token_budget": 0}, "--token-budget"),
+        ({"token_budget": 63}, "--token-budget"),
+        ({"max_rows": 0}, "--max-rows"),
+        ({"max_context": 1}, "--max-context"),
+        ({"kv_memory": 0}, "--kv-memory"),
+        ({"max_waiting": 0}, "--max-waiting"),
+        ({"threads": 0}, "--threads"),
+    ],
+)
+def test_a_wrong_setting_is_named_by_its_flag(change, flag):
+    with pytest.raises(UsageError, match=f"^{flag} must be .*it is {next(iter(change.values()))}"):
+        replace(BASE, **change)
+
+
+def test_defaults_that_depend_on_the_machine():
+    assert BASE.num_threads == usable_cores() >= 1
+    assert replace(BASE, threads=3).num_threads == 3
+    assert BASE.dtype_name == "float32"
+    assert replace(BASE, device="cuda").dtype_name == "bfloat16"
+    assert replace(BASE, dtype="bfloat16").dtype_name == "bfloat16"
+
+
+def test_the_client_side_does_not_import_torch():
+    code = "import sys, mosso.engine.client, mosso.engine.process, mosso.engine.memory; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "multiprocessing"} & set(found.stdout.split())
+
+
+def test_hyperthreads_count_once(tmp_path):
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings)
+    assert physical_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert physical_cores({0, 2}, tmp_path) == 1
+    assert physical_cores({0, 7}, tmp_path) == 2, "unknown: every CPU counts"
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 1 << 16)]
+)
+def test_the_containers_quota(tmp_path, text, cores):
+    (tmp_path / "cpu.max").write_text(text)
+    assert cpu_quota(tmp_path / "cpu.max") == cores
+    assert cpu_quota(tmp_path / "absent") == 1 << 16
+
+
+@given(positions=st.integers(1, 300), page_size=st.sampled_from([8, 16, 32]), start=st.integers(0, 100))
+def test_span_bounds_every_alignment(positions, page_size, start):
+    touched = (start + positions - 1) // page_size - start // page_size + 1
+    assert touched <= span(positions, page_size)
+    worst = page_size - 1
+    assert (worst + positions - 1) // page_size - worst // page_size + 1 == span(positions, page_size)
+
+
+@given(
+    window=st.integers(2, 200),
+    page_size=st.sampled_from([8, 16, 32]),
+    rows=st.lists(st.tuples(st.integers(0, 500), st.integers(1, 300)), min_size=1, max_size=20),
+)
+def test_every_row_can_always_run_on_the_window_group(window, page_size, rows):
+    """Each row at any position computes its own count; together no more than the budget."""
+    budget = max(len(rows), sum(count for _, count in rows))
+    held = sum(
+        (start + count - 1) // page_size - max(0, start - window + 1) // page_size + 1
+        for start, count in rows
+    )
+    assert held <= window_need(window, page_size, len(rows), budget)
+
+
+@given(
+    memory=st.integers(1, 64_000),
+    max_rows=st.sampled_from([1, 8, 64, 256]),
+    page_size=st.sampled_from([16, 64]),
+)
+def test_the_budget_stays_within_memory_and_leaves_little(memory, max_rows, page_size):
+    settings = replace(BASE, kv_memory=memory * MIB, max_rows=max_rows, page_size=page_size)
+    try:
+        budget = kv_budget(GPT_OSS_20B, settings)
+    except UsageError as error:
+        assert "--kv-memory" in error.message
+        return
+    assert settings.kv_memory - 2 * (budget.full_page_bytes + budget.window_page_bytes) < budget.total_bytes
+    assert budget.total_bytes <= settings.kv_memory
+    assert budget.window_pages >= window_need(128, page_size, max_rows, settings.token_budget)
+    assert budget.max_context == min(131_072, budget.full_tokens)
+    SchedulerConfig(
+        page_size, budget.full_pages, budget.window_pages, 128, max_rows, 1024, budget.max_context
+    )
+
+
+def test_bytes_a_token_of_20b():
+    """24 KiB a token in BF16 over the 12 full layers, and as much over the 12 sliding ones."""
+    budget = kv_budget(GPT_OSS_20B, replace(BASE, device="cuda", kv_memory=8192 * MIB))
+    assert budget.full_page_bytes == budget.window_page_bytes == 16 * 24 * 1024
+    assert budget.full_tokens > 300_000
+    twice = kv_budget(GPT_OSS_20B, replace(BASE, kv_memory=8192 * MIB))
+    assert twice.full_page_bytes == 2 * budget.full_page_bytes
+
+
+def test_what_does_not_fit_names_the_flag():
+    with pytest.raises(UsageError, match=r"--kv-memory 64 MiB is all taken by the windows.*--max-rows 64"):
+        kv_budget(GPT_OSS_20B, replace(BASE, kv_memory=64 * MIB))
+    small = replace(BASE, kv_memory=4096 * MIB, max_context=100_000)
+    with pytest.raises(
+        UsageError, match=r"--kv-memory 4096 MiB holds \d+ tokens.*--max-context asks for 100000"
+    ):
+        kv_budget(GPT_OSS_20B, small)
+    with pytest.raises(UsageError, match=r"--max-context 200000 is over the model's own limit, 131072"):
+        kv_budget(GPT_OSS_20B, replace(BASE, kv_memory=65536 * MIB, max_context=200_000))
+    assert kv_budget(GPT_OSS_20B, replace(small, max_context=4096)).max_context == 4096
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        messages.Load(BASE),
+        messages.Submit(Request("a", (1, 2), SamplingParams(max_tokens=1, stop_ids=frozenset([3])))),
+        messages.Abort("a"),
+        messages.Shutdown(),
+        messages.Progress("weights", 1, 2),
+        messages.Ready(EngineLimits(1, 2, 3, 4), ("note",)),
+        messages.Batch((TokenEvent("a", (1,), finish=FinishReason.STOP),), EngineStats(finished={"stop": 1})),
+    ],
+)
+def test_messages_travel(message):
+    frame = messages.encode(message)
+    (size,) = messages.HEADER.unpack(frame[: messages.HEADER.size])
+    assert size == len(frame) - messages.HEADER.size
+    assert messages.decode(frame[messages.HEADER.size :]) == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CheckpointError("damaged", file="f", tensor="t"),
+        UsageError("no"),
+        RequestError("wrong", param="p", code="c"),
+        OverloadedError("full", retry_after=3.0),
+    ],
+)
+def test_errors_travel_as_themselves(error: MossoError):
+    frame = messages.encode(messages.Rejected("a", error))
+    found = messages.decode(frame[messages.HEADER.size :])
+    assert isinstance(found, messages.Rejected)
+    assert type(found.error) is type(error)
+    assert (str(found.error), vars(found.error)) == (str(error), vars(error))
