@@ -10,6 +10,7 @@ from mosso.core.json import JsonObject
 
 CHATGPT_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 KNOWLEDGE_CUTOFF = "2024-06"
+CONSTRAIN = "<|constrain|>"  # as a content type's prefix it stands for the control token
 
 
 class Role(StrEnum):

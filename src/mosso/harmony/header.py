@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from mosso.harmony.conversation import Channel, Role
+from mosso.harmony.conversation import CONSTRAIN, Channel, Role
 from mosso.harmony.events import RepairKind
 
-CONSTRAIN = "<|constrain|>"  # before a content type: it was written as a constraint
 TYPES = frozenset({"json", "code", "text"})
 _ROLES = frozenset(Role)
 _CHANNELS = frozenset(Channel)

@@ -11,11 +11,18 @@ from contextlib import contextmanager
 
 from mosso.core.errors import RequestError
 from mosso.core.json import JsonObject
-from mosso.harmony.conversation import Channel, Conversation, DeveloperContent, Message, Role, SystemContent
+from mosso.harmony.conversation import (
+    CONSTRAIN,
+    Channel,
+    Conversation,
+    DeveloperContent,
+    Message,
+    Role,
+    SystemContent,
+)
 from mosso.harmony.tokenizer import Tokenizer
 from mosso.harmony.typescript import compact_json, render_namespaces, split_lines
 
-CONSTRAIN = "<|constrain|>"  # as a content type's prefix it stands for the control token
 FUNCTIONS = "functions"  # the namespace of the user's own tools
 
 
