@@ -1,8 +1,9 @@
 """Checkpoints of any size with random weights: for tests and for benchmarks, where values mean nothing.
 
-Matrices have variance 1 / fan-in and norms are near one, so that every product keeps its input's scale: the
-residual stream stays near unit size through all layers, router logits have a standard deviation of about one
-and depend on the token, and so experts are chosen almost uniformly.
+Matrices have variance 1 / fan-in and norms are near one, so that every product keeps its input's scale. The
+two that write to the residual stream are weaker by RESIDUAL_GAIN: else what a layer adds for all tokens alike
+would drown the token's own embedding, and deep routers would choose the same few experts for every token. So
+activations stay near unit size, and experts are chosen almost uniformly, through all layers.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ TINY = ModelConfig(
 )
 SIZES: dict[Size, ModelConfig] = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B, "tiny": TINY}
 
+RESIDUAL_GAIN = 1 / 8  # a power of two: MXFP4 scales are
 _CHUNK = 1 << 24  # elements drawn at once: the float32 copy of a chunk is 64 MiB
 _FP4_STD = 2.93  # of the 16 MXFP4 values, equally likely
 
@@ -111,7 +113,7 @@ def _draw(name: str, spec: TensorSpec, config: ModelConfig, seed: int, device: t
         return _random_bytes(spec.shape, generator)
     if name.endswith("_scales"):
         fan_in = config.hidden_size if "gate_up" in name else config.intermediate_size
-        return _random_scales(spec.shape, fan_in, generator)
+        return _random_scales(spec.shape, _gain(name) / math.sqrt(fan_in), generator)
     mean = 1.0 if spec.kind == "norm" else 0.0
     return _random_normal(spec.shape, mean, _std(name, spec), generator)
 
@@ -121,7 +123,13 @@ def _std(name: str, spec: TensorSpec) -> float:
         return 1.0
     if len(spec.shape) == 1 or name.endswith("bias"):
         return 0.02
-    return 1.0 / math.sqrt(spec.shape[1])  # the input axis: of [out, in], and of the upcast [E, in, out]
+    return _gain(name) / math.sqrt(
+        spec.shape[1]
+    )  # the input axis: of [out, in], and of the upcast [E, in, out]
+
+
+def _gain(name: str) -> float:
+    return RESIDUAL_GAIN if "o_proj" in name or "down_proj" in name else 1.0
 
 
 def _random_normal(
@@ -144,10 +152,9 @@ def _random_bytes(shape: tuple[int, ...], generator: torch.Generator) -> torch.T
     return result.view(torch.uint8).view(shape)
 
 
-def _random_scales(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> torch.Tensor:
-    """Exponents around the one that gives the values a variance of 1 / fan_in, half a step either side."""
-    center = 127 - math.log2(_FP4_STD * math.sqrt(fan_in))
-    low = math.floor(center)
+def _random_scales(shape: tuple[int, ...], std: float, generator: torch.Generator) -> torch.Tensor:
+    """The two exponents around the one that would give the values the standard deviation `std`."""
+    low = math.floor(127 + math.log2(std / _FP4_STD))
     drawn = torch.randint(
         low, low + 2, shape, generator=generator, device=generator.device, dtype=torch.uint8
     )
