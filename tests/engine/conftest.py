@@ -178,12 +178,12 @@ def bench(weights: Weights) -> Iterable[Callable[..., Bench]]:
 
 @pytest.fixture
 def request_of() -> Callable[..., Request]:
-    """request_of(id, prompt, **sampling): greedy and 12 tokens long unless told otherwise."""
+    """request_of(name, prompt, **sampling): greedy and 12 tokens long unless told otherwise."""
 
     def make(
-        id: str, prompt: Iterable[int], priority: int = 0, salt: str = "", **sampling: object
+        name: str, prompt: Iterable[int], priority: int = 0, salt: str = "", **sampling: object
     ) -> Request:
         params = SamplingParams(**({"max_tokens": 12, "temperature": 0.0} | sampling))
-        return Request(id, tuple(prompt), params, priority, salt)
+        return Request(name, tuple(prompt), params, priority, salt)
 
     return make

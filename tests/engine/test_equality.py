@@ -29,9 +29,9 @@ def alone(bench, requests):
 
 
 def assert_equal(outcomes, expected):
-    for id, want in expected.items():
-        got = outcomes[id]
-        assert got.tokens == want.tokens, id
+    for name, want in expected.items():
+        got = outcomes[name]
+        assert got.tokens == want.tokens, name
         assert got.finish == want.finish
         assert got.logits.keys() == want.logits.keys()
         for position, logits in want.logits.items():
@@ -65,7 +65,7 @@ def test_cached(bench, requests, alone):
     engine.runner.logits.clear()
     assert_equal(engine.run(requests), alone)
     assert engine.stats.cached_prompt_tokens - before > sum(LENGTHS) // 2
-    cached = {id: outcome.events[0].cached_tokens for id, outcome in engine.outcomes.items()}
+    cached = {name: outcome.events[0].cached_tokens for name, outcome in engine.outcomes.items()}
     assert cached["r7"] == 120
 
 

@@ -126,7 +126,7 @@ def test_abort_ends_the_stream_and_frees_its_pages(harness, request_of):
 
 def test_a_full_queue_rejects(harness, request_of):
     h = harness(max_waiting=1, max_rows=1)
-    h.put(*(Submit(request_of(id, [1])) for id in "abc"))
+    h.put(*(Submit(request_of(name, [1])) for name in "abc"))
     h.drain()
     rejected = {m.request_id: m.error for m in h.sent if isinstance(m, Rejected)}
     assert set(rejected) == {"b", "c"}
@@ -137,7 +137,7 @@ def test_a_full_queue_rejects(harness, request_of):
 def test_a_failing_step_ends_what_ran_and_the_engine_goes_on(harness, request_of, capsys):
     h = harness(max_rows=2)
     h.runner.failing = {2}
-    h.put(*(Submit(request_of(id, [1, 2], max_tokens=9)) for id in "abc"))
+    h.put(*(Submit(request_of(name, [1, 2], max_tokens=9)) for name in "abc"))
     h.drain()
     assert h.finishes() == {"a": FinishReason.ERROR, "b": FinishReason.ERROR, "c": FinishReason.LENGTH}
     (error,) = {event.error for event in h.events if event.finish is FinishReason.ERROR}

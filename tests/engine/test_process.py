@@ -143,7 +143,7 @@ async def test_sixty_four_streams_a_third_of_them_cancelled(settings, request_of
     async def leave_early(client, request):
         async with aclosing(client.stream(request)) as stream:
             async for _ in stream:
-                return None
+                return
 
     async with running(settings(max_rows=16, max_context=128, kv_memory=3 << 20)) as client:
         results = await asyncio.gather(
@@ -288,11 +288,11 @@ async def test_an_engine_that_cannot_go_on_says_why(settings, request_of, capfd,
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     async with running(settings()) as client:
-        for id in ("a", "b"):
-            (event,) = await collect(client, request_of(id, [1]))
+        for name in ("a", "b"):
+            (event,) = await collect(client, request_of(name, [1]))
             assert event.finish is FinishReason.ERROR
             assert "broken kernel" in event.error
-        with pytest.raises(EngineError, match="3 steps in a row failed.*broken kernel"):
+        with pytest.raises(EngineError, match=r"3 steps in a row failed.*broken kernel"):
             await collect(client, request_of("c", [1]))
         assert not client.is_alive
     assert "broken kernel" in capfd.readouterr().err

@@ -127,8 +127,8 @@ def test_logprobs_are_the_models_own(bench, request_of):
     ]
     outcomes = bench().run(requests)
     assert all(event.logprobs == () for event in outcomes["none"].events)
-    for id, count in (("three", 3), ("zero", 0)):
-        got = outcomes[id]
+    for name, count in (("three", 3), ("zero", 0)):
+        got = outcomes[name]
         start = min(got.logits)
         for at, event in enumerate(got.events):
             (found,) = event.logprobs

@@ -46,7 +46,7 @@ class EngineLoop:
         self._check = check
         self._pending: Pending | None = None
         self.idle = True
-        """The last turn found nothing to launch and nothing to wait for: the next one blocks for a message."""
+        """The last turn found nothing to launch or to wait for: the next one blocks for a message."""
         self._failures = 0
 
     def run(self) -> None:
