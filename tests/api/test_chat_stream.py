@@ -185,7 +185,7 @@ def content_logprobs(deltas):
 def test_logprobs_cover_exactly_the_content(text):
     tokens = harmony(TOKENIZER, THINK + FINAL) + tuple(TOKENIZER.encode(text)) + (258,)
     if text.startswith("half"):
-        tokens = tokens[:-2] + (258,)  # half a character at the end
+        tokens = (*tokens[:-2], 258)  # half a character at the end
     choice, deltas = machine(logprobs=True), []
     for event in events(tokens, logprobs=True):
         deltas += choice.feed(event)
@@ -208,6 +208,25 @@ def test_a_last_half_character_keeps_its_logprob():
         deltas += choice.feed(event)
     assert content_logprobs(deltas) == [0xC3]
     assert whole(deltas)[0]["content"] == "\ufffd"
+
+
+def test_a_token_without_text_keeps_its_logprob():
+    tokens = (*harmony(TOKENIZER, FINAL), 97, 300)
+    choice, deltas = machine(logprobs=True), []
+    for event in events(tokens, FinishReason.LENGTH, logprobs=True):
+        deltas += choice.feed(event)
+    assert content_logprobs(deltas) == [97, 300]
+
+
+def test_a_cut_call_ends_once_when_only_one_is_wanted():
+    _, deltas = run(CALL + "{", FinishReason.LENGTH, functions=True, parallel=False)
+    assert deltas[-1] == Finished("length")
+
+
+def test_a_stop_string_in_text_that_only_the_end_makes_content():
+    _, deltas = run("plain stop text", FinishReason.LENGTH, stops=("stop",))
+    assert whole(deltas)[1] == "stop"
+    assert whole(deltas)[0]["content"] == "plain "
 
 
 def test_repairs_are_told():

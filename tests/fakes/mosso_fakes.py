@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
@@ -93,6 +94,7 @@ class ScriptedSource:
         finished = False
         try:
             for event in self._events(request):
+                await asyncio.sleep(0)
                 if self.gate is not None:
                     await self.gate()
                 finished = event.finish is not None

@@ -80,6 +80,7 @@ class ChatChoice:
         self._parser = StreamParser(tokenizer, role="assistant")
         self._stops = StopStrings(options.stops)
         self._out: list[Delta] = []
+        self._over = False  # no more tokens come
         self._kind = Kind.NONE
         self._final = False  # the open message is in the final channel
         self._spoken: set[Kind] = set()  # kinds that have shown text already
@@ -144,7 +145,7 @@ class ChatChoice:
             self._thoughts.append((Channel.COMMENTARY, []))
 
     def _kind_of(self, event: MessageStarted) -> Kind:
-        if event.role != "assistant":
+        if event.role.partition(":")[0] != "assistant":
             return Kind.REASONING
         if event.recipient:
             return Kind.CALL if self._options.functions else Kind.REASONING
@@ -164,7 +165,7 @@ class ChatChoice:
         if kind is Kind.CALL:
             if self._arguments_blank and reason is not MessageEndReason.CUT:
                 self._arguments("{}")  # clients parse the arguments as JSON; a call without any has none
-            if not self._options.parallel:
+            if not self._options.parallel and not self._over:
                 self._conclude("tool_calls")
         elif kind is Kind.CONTENT and self._final:
             self._show(self._stops.flush())
@@ -225,6 +226,7 @@ class ChatChoice:
             self._out.append(CallArguments(index, text))
 
     def _finish(self, reason: FinishReason) -> None:
+        self._over = True
         self._apply(self._parser.finish())
         if self.done:
             return

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 class StopStrings:
     """Passes text on as soon as it can no longer be the beginning of a stop string.
 
+    The match that ends first wins (among those, the one that starts first), however the text is split.
     Invariant: what was passed on, plus `held`, is all text fed so far; `held` is shorter than the longest
     stop string. Nothing may be fed after a match.
     """
@@ -23,10 +24,10 @@ class StopStrings:
         if not self._stops:
             return text
         text = self._held + text
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
+        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        if found:
             self.matched, self._held = True, ""
-            return text[: min(places)]
+            return text[: min(found)[1]]
         keep = self._unsure(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
