@@ -196,6 +196,17 @@ def test_single_positions_come_first_and_chunks_fill_the_budget(make_loop):
     assert shape(loop.step()) == [(0, 8, 1, True), (1, 18, 2, True), (2, 0, 5, True)]
 
 
+def test_with_more_rows_than_budget_the_earlier_ones_go_on(make_loop):
+    loop = make_loop(token_budget=2)
+    loop.add(*(asks := [request(name, 1, max_tokens=3) for name in "abc"]))
+    assert shape(loop.step()) == [(0, 0, 1, True), (1, 0, 1, True)]
+    assert shape(loop.step()) == [(0, 1, 1, True), (1, 1, 1, True)]
+    loop.drain()
+    for ask in asks:
+        loop.verify(ask)
+    assert list(loop.events) == ["a", "b", "c"]
+
+
 def test_first_come_first_served_inside_a_priority(make_loop):
     loop = make_loop(max_rows=2)
     loop.add(*(request(name, max_tokens=3) for name in "abcd"))

@@ -110,9 +110,7 @@ class Scheduler:
 
     def _plan_singles(self, draft: Draft) -> None:
         for sequence in tuple(self._running):
-            if draft.budget == 0:
-                return
-            if sequence.row is not None and sequence.remaining == 1:
+            if sequence.row is not None and sequence.remaining == 1 and draft.budget > 0:
                 self._compute(sequence, draft)
 
     def _plan_stretches(self, draft: Draft) -> None:
