@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mosso.kernels import attention as module
-from mosso.kernels.attention import attention, paged_attention, write_kv
+from mosso.kernels.attention import attention, paged_attention
+from mosso.kernels.cache import write_kv
 
 H, KV, D = 4, 2, 8
 
@@ -79,6 +80,7 @@ def test_paged_attention_reads_only_what_it_may(random, window, max_scores, monk
         write_kv(pool, slots, torch.stack((k, v), dim=1)[first:])
         pages[row, : first // page] = 10**6  # a stale id, out of any pool
     q = torch.cat([q[-count:] for (q, _, _), count in zip(sequences, counts, strict=True)])
-    got = paged_attention(q, pool, pages, sinks, counts, contexts, window)
+    starts = torch.tensor([0, *counts]).cumsum(0).int()
+    got = paged_attention(q, pool, pages, sinks, starts, torch.tensor(contexts).int(), window)
     expected = [naive(*s, sinks, window)[-c:] for s, c in zip(sequences, counts, strict=True)]
     assert (got - torch.cat(expected)).abs().max() < 1e-5

@@ -6,6 +6,8 @@ Scores are scaled by 1/√D. A sliding layer's query at position q sees keys q -
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 MAX_SCORES = 1 << 24  # elements of one score matrix; longer chunks are cut into blocks of queries
@@ -24,40 +26,37 @@ def paged_attention(
     pool: torch.Tensor,
     pages: torch.Tensor,
     sinks: torch.Tensor,
-    counts: tuple[int, ...],
-    contexts: tuple[int, ...],
+    query_starts: torch.Tensor,
+    context_lens: torch.Tensor,
     window: int | None,
 ) -> torch.Tensor:
     """Attention of R rows over paged keys and values that already hold this step's positions.
 
-    q [T, H, D]: row r owns the next counts[r] tokens, the last ones of its contexts[r] positions.
+    q [T, H, D]: row r owns tokens query_starts[r] .. query_starts[r + 1] - 1, the last ones of its
+    context_lens[r] positions; int32 [R + 1] and [R].
     pool [2, KV, pages, page_size, D]: keys, then values. pages int32 [R, P]: logical page → page id.
     Returns [T, H, D]. Of a sliding layer only the pages that the window touches are read.
     """
     out = torch.empty_like(q)
-    end = 0
-    for row, (count, context) in enumerate(zip(counts, contexts, strict=True)):
-        begin, end = end, end + count
+    spans = pairwise(query_starts.tolist())
+    for row, ((begin, end), context) in enumerate(zip(spans, context_lens.tolist(), strict=True)):
         block = max(1, MAX_SCORES // (q.shape[1] * context))
         for first in range(begin, end, block):
             last = min(first + block, end)
             stop = context - (end - last)  # positions that the last query of the block sees
             start = 0 if window is None else max(0, stop - (last - first) - window + 1)
-            k, v = _gather(pool, pages[row], start, stop)
+            k, v = _gather(pool, pages[row], start, stop).to(q.dtype)
             heads = _attend(q[first:last].transpose(0, 1), k, v, sinks, window)
             out[first:last] = heads.transpose(0, 1)
     return out
 
 
-def _gather(
-    pool: torch.Tensor, pages: torch.Tensor, start: int, stop: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values [KV, stop - start, D] of positions start .. stop - 1 of one row."""
+def _gather(pool: torch.Tensor, pages: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Keys and values [2, KV, stop - start, D] of positions start .. stop - 1 of one row."""
     page_size = pool.shape[3]
     first = start // page_size
     held = pool.index_select(2, pages[first : (stop - 1) // page_size + 1]).flatten(2, 3)
-    held = held[:, :, start - first * page_size : stop - first * page_size]
-    return held[0], held[1]
+    return held[:, :, start - first * page_size : stop - first * page_size]
 
 
 def _attend(
@@ -85,11 +84,3 @@ def _hidden(queries: int, keys: int, window: int | None, device: torch.device) -
     distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
     hidden = distance < 0
     return hidden if window is None else hidden | (distance >= window)
-
-
-def write_kv(pool: torch.Tensor, slots: torch.Tensor, kv: torch.Tensor) -> None:
-    """Stores kv [T, 2, KV, D] into pool [2, KV, pages, page_size, D] at slots = page id · page_size + offset.
-
-    Two tokens of one step never share a slot.
-    """
-    pool.flatten(2, 3).index_copy_(2, slots, kv.permute(1, 2, 0, 3))

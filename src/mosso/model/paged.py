@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from mosso.core.config import ModelConfig
-from mosso.kernels.attention import paged_attention, write_kv
-from mosso.kernels.experts import moe
-from mosso.kernels.linear import embed, head, linear
-from mosso.kernels.norm import rms_norm
-from mosso.kernels.rope import apply_rope, rope_tables
+from mosso.kernels.linear import embed
+from mosso.kernels.operations import Operations, operations_for
+from mosso.kernels.rope import rope_tables
 from mosso.model.inputs import StepInputs
 from mosso.model.weights import LayerWeights, Weights
 
@@ -68,30 +66,39 @@ def kv_bytes_per_page(config: ModelConfig, page_size: int, dtype: torch.dtype) -
 class _Step:
     """What every layer of one step shares."""
 
+    config: ModelConfig
+    ops: Operations
+    inputs: StepInputs
     cos: torch.Tensor  # [T, D / 2]
     sin: torch.Tensor
     full_slots: torch.Tensor  # int64 [T], where each token's key and value go
     window_slots: torch.Tensor
-    inputs: StepInputs
 
 
 @torch.inference_mode()
-def forward(weights: Weights, config: ModelConfig, kv: PagedKV, inputs: StepInputs) -> torch.Tensor:
+def forward(
+    weights: Weights,
+    config: ModelConfig,
+    kv: PagedKV,
+    inputs: StepInputs,
+    operations: Operations | None = None,
+) -> torch.Tensor:
     """Writes the step's keys and values into their pages; returns logits, float32 [S, V], at sample_at.
 
     Every earlier position of each row must have been computed by an earlier step, into the pages that the
-    row's tables name.
+    row's tables name. `operations` are the device's fastest unless given; with the native ones a token's
+    logits are the same to the bit however its sequence was cut into steps and whatever shared them.
     """
-    step = _prepare(kv, inputs)
+    step = _prepare(config, kv, inputs, operations or operations_for(weights.device, weights.dtype))
     x = embed(inputs.tokens, weights.embedding, weights.dtype)
     for layer, pool, sliding in zip(weights.layers, kv.pools, config.sliding, strict=True):
-        x = x + _attention_block(x, layer, config, pool, step, sliding)
-        x = x + _expert_block(x, layer, config)
-    wanted = rms_norm(x[inputs.sample_at], weights.norm, config.rms_norm_eps)
-    return head(wanted, weights.head)
+        x = x + _attention_block(x, layer, pool, step, sliding)
+        x = x + _expert_block(x, layer, step)
+    wanted = step.ops.rms_norm(x[inputs.sample_at], weights.norm, config.rms_norm_eps)
+    return step.ops.linear(wanted, weights.head).float()
 
 
-def _prepare(kv: PagedKV, inputs: StepInputs) -> _Step:
+def _prepare(config: ModelConfig, kv: PagedKV, inputs: StepInputs, ops: Operations) -> _Step:
     counts = (inputs.query_starts[1:] - inputs.query_starts[:-1]).long()
     rows = torch.repeat_interleave(counts, output_size=inputs.tokens.shape[0])
     logical, offset = inputs.positions // kv.page_size, inputs.positions % kv.page_size
@@ -100,42 +107,37 @@ def _prepare(kv: PagedKV, inputs: StepInputs) -> _Step:
         return pages[rows, logical].long() * kv.page_size + offset
 
     return _Step(
+        config,
+        ops,
+        inputs,
         kv.cos[inputs.positions],
         kv.sin[inputs.positions],
         slots(inputs.full_pages),
         slots(inputs.window_pages),
-        inputs,
     )
 
 
 def _attention_block(
-    x: torch.Tensor,
-    layer: LayerWeights,
-    config: ModelConfig,
-    pool: torch.Tensor,
-    step: _Step,
-    sliding: bool,
+    x: torch.Tensor, layer: LayerWeights, pool: torch.Tensor, step: _Step, sliding: bool
 ) -> torch.Tensor:
-    heads, kv_heads = config.num_heads, config.num_kv_heads
-    normed = rms_norm(x, layer.attention_norm, config.rms_norm_eps)
-    qkv = linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, config.head_dim))
-    rotated = apply_rope(qkv[:, : heads + kv_heads], step.cos, step.sin)
-    q, k, v = rotated[:, :heads], rotated[:, heads:], qkv[:, heads + kv_heads :]
-    write_kv(pool, step.window_slots if sliding else step.full_slots, torch.stack((k, v), dim=1))
-    gathered = paged_attention(
-        q,
-        pool,
-        step.inputs.window_pages if sliding else step.inputs.full_pages,
-        layer.sinks,
-        step.inputs.counts,
-        step.inputs.contexts,
-        config.window if sliding else None,
+    ops, config, inputs = step.ops, step.config, step.inputs
+    slots, pages, window = (
+        (step.window_slots, inputs.window_pages, config.window)
+        if sliding
+        else (step.full_slots, inputs.full_pages, None)
     )
-    return linear(gathered.flatten(-2), layer.out, layer.out_bias)
+    normed = ops.rms_norm(x, layer.attention_norm, config.rms_norm_eps)
+    qkv = ops.linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, config.head_dim))
+    q = ops.rotate_and_store(qkv, step.cos, step.sin, pool, slots)
+    gathered = ops.paged_attention(
+        q, pool, pages, layer.sinks, inputs.query_starts, inputs.context_lens, window
+    )
+    return ops.linear(gathered.flatten(-2), layer.out, layer.out_bias)
 
 
-def _expert_block(x: torch.Tensor, layer: LayerWeights, config: ModelConfig) -> torch.Tensor:
-    normed = rms_norm(x, layer.mlp_norm, config.rms_norm_eps)
-    return moe(
+def _expert_block(x: torch.Tensor, layer: LayerWeights, step: _Step) -> torch.Tensor:
+    ops, config = step.ops, step.config
+    normed = ops.rms_norm(x, layer.mlp_norm, config.rms_norm_eps)
+    return ops.moe(
         normed, layer.router, layer.router_bias, layer.experts, config.experts_per_token, config.swiglu_limit
     )
