@@ -18,6 +18,7 @@ from mosso.checkpoint.config import (
     generation_json,
     parse_config,
     read_config,
+    read_experts_format,
     read_generation_defaults,
 )
 from mosso.checkpoint.fields import Fields
@@ -157,6 +158,22 @@ def test_a_file_that_is_no_object(tmp_path: Path, text: str) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"No such file.*config\.json"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "experts_format"),
+    [
+        (config_json(GPT_OSS_20B), "mxfp4"),
+        (ORIGINAL_20B, "mxfp4"),
+        (config_json(GPT_OSS_20B, experts_format="bf16"), "bf16"),
+    ],
+)
+def test_a_bare_config_tells_how_experts_are_stored(
+    tmp_path: Path, values: dict[str, Any], experts_format: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert read_experts_format(tmp_path) == experts_format
+    assert read_experts_format(tmp_path / "config.json") == experts_format
 
 
 @given(

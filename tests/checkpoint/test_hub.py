@@ -177,7 +177,7 @@ def test_the_original_layout_instead(server: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     assert finish(start(server.url, folder, arguments="original=True")) == (0, str(folder))
     names = ("original/model.safetensors", "original/config.json", "original/dtypes.json")
-    companions = ("tokenizer.json", "generation_config.json")
+    companions = ("tokenizer.json", "generation_config.json", "chat_template.jinja")
     assert files_in(folder) == {name: FILES[name] for name in (*names, *companions)}
 
 
@@ -239,12 +239,8 @@ def test_no_hub_at_all(tmp_path: Path) -> None:
 
 
 def test_a_repository_without_weights(server: Hub, tmp_path: Path) -> None:
-    server.files = {
-        "config.json": b"{}",
-        "pytorch_model.bin": b"",
-        "deep/x.safetensors": b"",
-        "a\\b.safetensors": b"",
-    }
+    names = ("config.json", "pytorch_model.bin", "deep/x.safetensors", "a\\b.safetensors")
+    server.files = dict.fromkeys(names, b"{}")
     status, message = finish(start(server.url, tmp_path / "model"))
     assert (status, message) == (1, f"UsageError {REPO} has no *.safetensors")
 

@@ -47,12 +47,12 @@ class Shape:
 def shape_of(model: str) -> Shape:
     """The model's numbers, from constants, a bare config.json, or a whole checkpoint's headers."""
     from mosso.checkpoint import open_checkpoint
-    from mosso.checkpoint.config import read_config
+    from mosso.checkpoint.config import read_config, read_experts_format
 
     if model in PUBLISHED:
         return Shape(PUBLISHED[model], "mxfp4")
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".json":
-        return Shape(read_config(path), "mxfp4")
+        return Shape(read_config(path), read_experts_format(path))
     with open_checkpoint(find_model(model).folder) as checkpoint:
         return Shape(checkpoint.config, checkpoint.experts_format)

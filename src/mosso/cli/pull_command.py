@@ -16,13 +16,12 @@ from mosso.cli.models import pulled_folder
 )
 @click.option("--revision", help="Branch, tag or commit.")
 @click.option("--original", is_flag=True, help="The weights of the original/ folder instead.")
-@click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64), help="Files at once.")
-def command(model: str, to: Path | None, revision: str | None, original: bool, workers: int) -> None:
+def command(model: str, to: Path | None, revision: str | None, original: bool) -> None:
     """Download MODEL (20b, 120b, or a hub id) with progress; a run that was stopped goes on where it was.
 
     Needs the extra `hub`: pip install 'mosso[hub]'. HF_ENDPOINT and HF_TOKEN are honoured.
     """
     from mosso.checkpoint.hub import pull
 
-    folder = pull(model, to or pulled_folder(model), revision=revision, original=original, workers=workers)
+    folder = pull(model, to or pulled_folder(model), revision=revision, original=original)
     click.echo(f"{model} is in {folder}; to serve it: mosso serve {to or model}")
