@@ -17,6 +17,8 @@ from mosso.checkpoint.config import ExpertsFormat
 from mosso.checkpoint.random_weights import TINY, write_random
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
+from mosso.engine.memory import kv_budget
+from mosso.engine.settings import EngineSettings
 from mosso.model.loading import load_weights
 from mosso.model.paged import kv_bytes_per_page
 from mosso.model.plan import Dtype, format_bytes, format_plan, plan_memory, window_need
@@ -143,6 +145,43 @@ def test_the_table() -> None:
 def test_too_little_memory_is_said() -> None:
     text = format_plan(plan_memory(GPT_OSS_120B, memory=24 * GIB))
     assert re.search(r"does not fit 24 GiB: 3\d(\.\d)? GiB are missing", text)
+
+
+def test_small_models_are_expanded_as_the_engine_does_it_and_say_so() -> None:
+    tiny = plan_memory(TINY, device="cpu")
+    assert "experts (float32, expanded from MXFP4)" in format_plan(tiny)
+    assert format_plan(tiny).startswith("4 layers, 8 experts, 0.666 M parameters")
+    assert plan_memory(GPT_OSS_20B).weight_bytes < 14e9
+
+
+@given(
+    memory=st.integers(1 << 28, 64 * GIB),
+    page_size=st.sampled_from([8, 16, 64]),
+    max_rows=st.integers(1, 256),
+    budget=st.integers(256, 8192),
+)
+def test_tokens_are_those_that_the_engine_would_hold(
+    memory: int, page_size: int, max_rows: int, budget: int
+) -> None:
+    plan = plan_memory(
+        GPT_OSS_20B, memory=1 << 50, page_size=page_size, max_rows=max_rows, token_budget=budget
+    )
+    given_memory = plan.fixed_bytes - plan.window_bytes + memory  # what remains for KV is `memory`
+    plan = replace(plan, memory=given_memory)
+    settings = EngineSettings(
+        Path(),
+        dtype="bfloat16",
+        page_size=page_size,
+        token_budget=budget,
+        max_rows=max_rows,
+        kv_memory=memory,
+        prefix_cache=True,
+    )
+    try:
+        held = kv_budget(GPT_OSS_20B, settings).full_tokens
+    except UsageError:
+        held = 0
+    assert plan.kv_tokens == held
 
 
 def test_short_contexts_are_not_offered_longer_sequences() -> None:

@@ -45,7 +45,7 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def read_experts_format(path: Path) -> ExpertsFormat:
-    """How the experts are stored, as a bare config.json tells: it declares MXFP4, or they are plain matrices."""
+    """How experts are stored, as a bare config.json tells: it declares MXFP4, or they are plain matrices."""
     fields = read_object(path / "config.json" if path.is_dir() else path)
     declared = config_layout(fields) == "original" or fields.section("quantization_config") is not None
     return "mxfp4" if declared else "bf16"

@@ -24,6 +24,7 @@ Dtype = Literal["float32", "bfloat16"]
 ELEMENT_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 CACHED_RATIO = 8
 CUDA_BYTES = 640 << 20  # an estimate: the CUDA context, libraries' workspaces, captured graphs
+EXPANDED_LIMIT = 512 << 20  # the engine expands MXFP4 experts unasked only up to this: the demo, never 20b
 CONTEXTS = (8_192, 32_768, 131_072)  # the sequence lengths that the table shows
 
 
@@ -94,19 +95,19 @@ def plan_memory(
 
     dtype, storage and experts are those of model.loading: what is computed in (None: float32 on the CPU,
     bfloat16 on CUDA); how dense matrices are held (None: BF16 as stored beside packed experts, else `dtype`);
-    whether MXFP4 experts stay "packed" or are "expanded" to `storage` (None: packed where so stored).
-    kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored so, and for sizes
-    below 1.
+    whether MXFP4 experts stay "packed" or are "expanded" to `storage` (None: as the engine chooses, packed
+    unless they are tiny). kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored
+    so, and for sizes below 1.
     """
     for flag, value in (("page-size", page_size), ("token-budget", token_budget), ("max-rows", max_rows)):
         if value < 1:
             raise UsageError(f"--{flag} must be at least 1; it is {value}")
-    experts = experts or ("packed" if experts_format == "mxfp4" else "expanded")
     if experts == "packed" and experts_format != "mxfp4":
         raise UsageError(
             f"the checkpoint stores its experts as {experts_format}, not MXFP4: plan them expanded"
         )
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    experts = experts or _experts_form(config, experts_format, dtype)
     storage = storage or ("bfloat16" if experts == "packed" else dtype)
     position = 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[kv_dtype or dtype]
     sliding = sum(config.sliding)
@@ -125,6 +126,14 @@ def plan_memory(
         token_budget=token_budget,
         memory=memory,
     )
+
+
+def _experts_form(
+    config: ModelConfig, experts_format: ExpertsFormat, dtype: Dtype
+) -> Literal["packed", "expanded"]:
+    matrices = 3 * config.num_layers * config.num_experts * config.hidden_size * config.intermediate_size
+    small = matrices * ELEMENT_BYTES[dtype] <= EXPANDED_LIMIT
+    return "expanded" if small or experts_format != "mxfp4" else "packed"
 
 
 def span(positions: int, page_size: int) -> int:
@@ -207,8 +216,9 @@ def format_plan(plan: MemoryPlan) -> str:
         ("all but the tokens", plan.fixed_bytes),
     ]
     width = max(len(name) for name, _ in rows) + 2
-    billions = _parameters(config) / 1e9
-    lines = [f"{config.num_layers} layers, {config.num_experts} experts, {billions:.4g} B parameters"]
+    count = _parameters(config)
+    parameters = f"{count / 1e9:.4g} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+    lines = [f"{config.num_layers} layers, {config.num_experts} experts, {parameters} parameters"]
     lines += [f"{name:<{width}}{'' if size is None else format_bytes(size):>12}" for name, size in rows]
     return "\n".join(line.rstrip() for line in lines + _fit_lines(plan, width))
 
