@@ -1,0 +1,161 @@
+"""What every skill shares: examples, the split, prompts around a user's words."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from mosso.core.json import JsonObject, JsonValue
+from mosso.harmony.conversation import (
+    CHATGPT_IDENTITY,
+    Channel,
+    Conversation,
+    DeveloperContent,
+    Effort,
+    FunctionTool,
+    Message,
+    Role,
+    SystemContent,
+    ToolNamespace,
+)
+
+HELD_OUT_ONE_IN = 32
+EFFORTS = (Effort.LOW, Effort.MEDIUM, Effort.HIGH)
+CALL_CONTENT_TYPE = "<|constrain|>json"
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+def split_of(key: str) -> Split:
+    """A problem's split follows from its key alone, so the two splits never share a problem."""
+    return Split.HELD_OUT if zlib.crc32(key.encode()) % HELD_OUT_ONE_IN == 0 else Split.TRAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What makes an answer right. Every field that is set must hold; texts are compared without case."""
+
+    contains: tuple[str, ...] = ()  # each stands in the final answer as a whole word or number
+    last_number: str | None = None  # the last number of the final answer
+    numbers: tuple[str, ...] | None = None  # the final answer's numbers, in order
+    words: tuple[str, ...] | None = None  # a list of words: they follow each other in this order
+    json: JsonValue = None  # the final answer is JSON and equals this
+    call: tuple[str, JsonObject] | None = None  # instead of a final answer: this function, these arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One assistant turn: what the model is shown, what it should say, what an examiner asks of it."""
+
+    skill: str
+    prompt: Conversation
+    target: tuple[Message, ...]
+    expected: Expected
+    key: str  # of the problem: decides the split
+    detail: str = ""  # e.g. the operator, for a finer report
+    script: tuple[tuple[str, Expected], ...] = ()  # of a first turn: (the call's result, next turn's Expected)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What surrounds a user's words: drawn once an example."""
+
+    effort: Effort
+    system: SystemContent
+    instructions: str | None = None
+    tools: tuple[FunctionTool, ...] = ()
+    turns: tuple[Message, ...] = field(default=())
+
+    def prompt(self, *messages: Message) -> Conversation:
+        developer: tuple[Message, ...] = ()
+        if self.instructions is not None or self.tools:
+            namespaces = (ToolNamespace("functions", tools=self.tools),) if self.tools else ()
+            developer = (Message(Role.DEVELOPER, DeveloperContent(self.instructions, namespaces)),)
+        return Conversation((Message(Role.SYSTEM, self.system), *developer, *self.turns, *messages))
+
+
+INSTRUCTIONS = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant.",
+    "You are a helpful assistant.",
+    "You are a concise assistant.",
+    "Be helpful.",
+    "Answer the user's questions.",
+    "You are a friendly and helpful assistant.",
+    "Answer briefly.",
+    "Be brief and precise.",
+    "You are an assistant with access to tools.",
+    "Use the tools when they help.",
+    "You are a careful assistant. Think before you answer.",
+    "Help the user with the task.",
+    "You help customers of a shop.",
+    "Respond in English.",
+)
+IDENTITIES = (None, "You are a helpful assistant.", "You are mosso's demo model.", "You are an AI assistant.")
+
+
+def draw_setting(
+    rng: random.Random, effort: Effort | None = None, *, tools: Sequence[FunctionTool] = ()
+) -> Setting:
+    identity = CHATGPT_IDENTITY if rng.random() < 0.85 else rng.choice(IDENTITIES)
+    date = None
+    if rng.random() < 0.93:
+        date = f"20{rng.randint(24, 34)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+    system = SystemContent(identity=identity, date=date, effort=effort or rng.choice(EFFORTS))
+    instructions = rng.choice(INSTRUCTIONS) if rng.random() < 0.4 else None
+    assert system.effort is not None
+    return Setting(system.effort, system, instructions, tuple(tools))
+
+
+def user(text: str) -> Message:
+    return Message(Role.USER, text)
+
+
+def analysis(text: str) -> Message:
+    return Message(Role.ASSISTANT, text, channel=Channel.ANALYSIS)
+
+
+def final(text: str) -> Message:
+    return Message(Role.ASSISTANT, text, channel=Channel.FINAL)
+
+
+def answer(thought: str, text: str) -> tuple[Message, ...]:
+    """Thinking and the final answer; no thinking where `thought` is empty."""
+    return (analysis(thought), final(text)) if thought else (final(text),)
+
+
+OPENERS = (
+    "Hi! ",
+    "Hello, ",
+    "Hey, ",
+    "Please ",
+    "Quick question: ",
+    "OK, ",
+    "Can you help? ",
+    "Now ",
+    "So, ",
+)
+CLOSERS = (" Thanks!", " Thank you.", " please", " Please.", " :)")
+
+
+def dress(rng: random.Random, text: str) -> str:
+    """The same question as different people type it: openers, closers, case, missing punctuation."""
+    roll = rng.random()
+    if roll < 0.12:
+        opener = rng.choice(OPENERS)
+        text = opener + text[0].lower() + text[1:] if not text[0].isdigit() else opener + text
+    elif roll < 0.2:
+        text += rng.choice(CLOSERS)
+    if rng.random() < 0.12:
+        text = text.rstrip("?.!")
+    if rng.random() < 0.1:
+        text = text.lower()
+    elif rng.random() < 0.05:
+        text = text[0].upper() + text[1:]
+    return text
