@@ -58,13 +58,6 @@ def test_batches_depend_on_the_seed_alone_whichever_worker_is_fast() -> None:
     assert tokens_of(source, FeedSettings(seed=4, rows=2, length=2048, workers=0), 1) != expected[:1]
 
 
-def test_reuse_serves_earlier_batches_again() -> None:
-    served = tokens_of(Reversals(), FeedSettings(seed=3, rows=2, length=32, workers=0, reuse=3), 9)
-    fresh = tokens_of(Reversals(), FeedSettings(seed=3, rows=2, length=32, workers=0), 3)
-    assert served[0::3] == fresh
-    assert all(batch in fresh for batch in served)
-
-
 def test_a_dead_worker_ends_the_run_with_a_word() -> None:
     feed = Feed(ExampleSource("no vocabulary"), FeedSettings(seed=0, rows=2, length=32, workers=1), CPU)
     try:

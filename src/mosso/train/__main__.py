@@ -30,13 +30,10 @@ VOCABULARY_EXAMPLES = 20_000
 )
 @click.option("--seed", default=0, help="Fixes data, initial weights and the order of batches.")
 @click.option("--steps", default=8_000, help="Updates; the learning-rate schedule spans them.")
-@click.option(
-    "--minutes", default=float("inf"), help="End the schedule after this long, if steps would take longer."
-)
+@click.option("--minutes", default=60.0, help="End the schedule after this long, if steps would take longer.")
 @click.option("--rows", default=128, help="Rows of a batch.")
 @click.option("--length", default=1024, help="Tokens of a row.")
 @click.option("--workers", default=12, help="Processes that make data.")
-@click.option("--reuse", default=1, help="How often each batch is used, where making data is the bottleneck.")
 @click.option("--muon-lr", default=0.02)
 @click.option("--adam-lr", default=0.004)
 @click.option("--log-every", default=50)
@@ -52,7 +49,7 @@ VOCABULARY_EXAMPLES = 20_000
     "--resume", type=click.Path(path_type=Path, exists=True), help="Start from this master.safetensors."
 )
 def main(
-    out: Path, seed: int, steps: int, minutes: float, rows: int, length: int, workers: int, reuse: int,
+    out: Path, seed: int, steps: int, minutes: float, rows: int, length: int, workers: int,
     muon_lr: float, adam_lr: float, log_every: int, evaluate_every: int, held_out_count: int, attention: str,
     compiled: bool, device: str, tokenizer: Path | None, resume: Path | None,
 ) -> None:  # fmt: skip
@@ -62,7 +59,7 @@ def main(
     log.write("start", **_surroundings(device), **click.get_current_context().params)
     vocabulary = tokenizer.read_text("utf-8") if tokenizer else _learn(seed, log)
     place = torch.device(device)
-    feed = Feed(ExampleSource(vocabulary), FeedSettings(seed, rows, length, workers, reuse), place)
+    feed = Feed(ExampleSource(vocabulary), FeedSettings(seed, rows, length, workers), place)
     try:
         torch.manual_seed(seed)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32

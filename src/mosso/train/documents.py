@@ -10,8 +10,10 @@ from itertools import islice
 from mosso.harmony.conversation import Conversation, Message, Role
 from mosso.harmony.renderer import Renderer
 from mosso.harmony.tokenizer import Tokenizer
-from mosso.train.examples import SKILLS, Example, Split, examples
+from mosso.train.examples import SKILLS, examples
+from mosso.train.history import with_histories
 from mosso.train.packing import Document
+from mosso.train.skills.base import Example, Split
 from mosso.train.vocabulary import byte_tokenizer, learn_vocabulary
 
 
@@ -40,7 +42,7 @@ class ExampleSource:
     def __call__(self, seed: int) -> Iterator[Document]:
         renderer = Renderer(Tokenizer(json.loads(self.tokenizer_json)))
         index = {skill: i for i, skill in enumerate(SKILLS)}
-        for example in examples(seed, Split.TRAIN):
+        for example in with_histories(examples(seed, Split.TRAIN), seed):
             yield to_document(renderer, example, index[example.skill])
 
 

@@ -1,19 +1,17 @@
 """Training batches, made by worker processes ahead of the device.
 
 Worker w draws examples by its own seed and packs them; batch i comes from worker i mod W. So the order of
-batches depends on the seed alone, not on which worker is fast. Where making data is slower than learning
-from it, `reuse` serves every batch that many times, spread over the run, again in an order fixed by the seed.
+batches depends on the seed alone, not on which worker is fast.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import queue
-import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +40,6 @@ class FeedSettings:
     rows: int  # B
     length: int  # S
     workers: int  # 0: made in this process, when asked for
-    reuse: int = 1
 
 
 def to_device(rows: Rows, device: torch.device) -> Batch:
@@ -129,17 +126,10 @@ class Feed:
         return False
 
     def _in_order(self) -> Iterator[Rows]:
-        choice = random.Random(self._settings.seed)
-        kept: list[Rows] = []
-        fresh = 0
-        while True:
-            rows = next(self._local) if not self._queues else self._take(fresh % len(self._queues))
-            fresh += 1
-            yield rows
-            if self._settings.reuse > 1:
-                kept.append(rows)
-                for _ in range(self._settings.reuse - 1):
-                    yield kept[choice.randrange(len(kept))]
+        if not self._queues:
+            yield from self._local
+        for turn in count():
+            yield self._take(turn % len(self._queues))
 
     def _take(self, worker: int) -> Rows:
         waited = 0.0

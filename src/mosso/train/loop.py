@@ -48,7 +48,7 @@ class Log:
 
     def write(self, kind: str, **values: Any) -> None:
         line = {"kind": kind, "seconds": round(time.monotonic() - self._start, 1), **values}
-        text = json.dumps(line)
+        text = json.dumps(line, default=str)
         self._file.write(text + "\n")
         self._file.flush()
         print(text, flush=True)
@@ -106,7 +106,8 @@ class Trainer:
                 started = time.monotonic()  # compilation is over
             if step % self.settings.evaluate_every == 0:
                 self.evaluate(step)
-        self.evaluate(step)
+        if step % self.settings.evaluate_every:
+            self.evaluate(step)
 
     def step(self, batch: Batch, rate: float) -> Losses:
         """One update at `rate` times the peak learning rates."""
