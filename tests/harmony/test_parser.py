@@ -413,6 +413,7 @@ REPAIRS: list[tuple[str, str, list[str]]] = [
     ),
     ("<|channel|>commentary functions.x json<|message|>{}<|call|>", "unmarked_recipient", [CALL]),
     ("<|channel|>commentary to=functions.x? json<|message|>{}<|call|>", "bad_recipient", [CALL]),
+    ("<|channel|>commentary to=functions.x: json<|message|>{}<|call|>", "bad_recipient", [CALL]),
     ("<|channel|>commentary to= json<|message|>hm<|end|>", "bad_recipient", ["commentary/-/json/hm/end"]),
     ("<|channel|>commentary to=<|message|>hm<|end|>", "bad_recipient", [HM]),
     (

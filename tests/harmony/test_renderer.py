@@ -481,6 +481,12 @@ def test_a_schema_without_bottom_is_refused(renderer: Renderer) -> None:
         assert caught.value.param == param
 
 
+def test_an_enums_default_is_quoted_only_outside_properties() -> None:
+    variant = {"type": "string", "enum": ["a"], "default": "a"}
+    assert render_type({"oneOf": [variant]}) == '\n | "a" // default: "a"'
+    assert render_type({"type": "object", "properties": {"x": variant}}) == '{\nx?: "a", // default: a\n}'
+
+
 def test_nested_types() -> None:
     schema = {
         "type": "object",

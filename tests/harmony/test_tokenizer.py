@@ -15,6 +15,7 @@ from mosso.harmony.tokenizer import Tokenizer
 
 PIECES = ["<|", "|>", "<|start|>", "<|end|>", "<|call", "return|>", "start", "end", "message", "<", "|", ">"]
 PIECES += ["<|reserved_200000|>", "<|endoftext|>", "é", "漢", "🙂"]
+PIECES += ["I'm", "DON'T", "WE'LL", "He's", "12345", "CamelCase", "\r\n", "/**/\n"]
 FRAGMENTS = st.sampled_from([*PIECES, " ", "\n", "plain added", "\ud83d", "\ude42", "\u0301"])
 TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=12).map("".join)
 
@@ -34,6 +35,7 @@ def test_control_tokens_have_the_published_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == 200019
     assert tokenizer.encode("analysis final commentary") == [35644, 1721, 49159]
     assert tokenizer.encode("commentary") == [12606, 815]
+    assert tokenizer.encode("DON'T") == [134882, 51532]
 
 
 @given(text=TEXTS)
