@@ -150,6 +150,15 @@ def test_an_index_that_names_no_file(folder: Path, shard: Any) -> None:
     assert refusal(folder).message.encode("utf-8")
 
 
+def test_an_index_never_leads_out_of_its_folder(folder: Path) -> None:
+    """Even where the file exists and is right."""
+    file = shard_of(folder)
+    file.rename(folder.parent / file.name)
+    text = (folder / INDEX_FILE).read_text().replace(file.name, f"../{file.name}")
+    (folder / INDEX_FILE).write_text(text)
+    assert "which is no file name" in refusal(folder).message
+
+
 def test_an_index_without_a_map(folder: Path) -> None:
     change_index(folder, lambda index: index.pop("weight_map"))
     expect(folder, "no weight_map", folder / INDEX_FILE, None)

@@ -123,6 +123,7 @@ def test_a_misaligned_tensor_is_read_all_the_same(folder: Path, small: ModelConf
     file.write_bytes(header + data)
     with open_checkpoint(folder) as checkpoint:
         assert torch.equal(checkpoint.read(name), tensors[name])
+        assert all(t.data_ptr() % t.element_size() == 0 for t in map(checkpoint.read, checkpoint.names))
 
 
 def test_a_dense_float32_tensor_is_allowed(folder: Path) -> None:

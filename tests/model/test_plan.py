@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosso.checkpoint import open_checkpoint
@@ -82,6 +82,7 @@ def test_the_published_models_on_an_80_gb_gpu() -> None:
     assert small.sequences(8) == small.max_rows
 
 
+@settings(max_examples=40)
 @given(
     memory=st.integers(0, 200 * GIB),
     page_size=st.sampled_from([8, 16, 64, 256]),
@@ -154,6 +155,7 @@ def test_small_models_are_expanded_as_the_engine_does_it_and_say_so() -> None:
     assert plan_memory(GPT_OSS_20B).weight_bytes < 14e9
 
 
+@settings(max_examples=40)
 @given(
     memory=st.integers(1 << 28, 64 * GIB),
     page_size=st.sampled_from([8, 16, 64]),
@@ -168,7 +170,7 @@ def test_tokens_are_those_that_the_engine_would_hold(
     )
     given_memory = plan.fixed_bytes - plan.window_bytes + memory  # what remains for KV is `memory`
     plan = replace(plan, memory=given_memory)
-    settings = EngineSettings(
+    engine = EngineSettings(
         Path(),
         dtype="bfloat16",
         page_size=page_size,
@@ -178,7 +180,7 @@ def test_tokens_are_those_that_the_engine_would_hold(
         prefix_cache=True,
     )
     try:
-        held = kv_budget(GPT_OSS_20B, settings).full_tokens
+        held = kv_budget(GPT_OSS_20B, engine).full_tokens
     except UsageError:
         held = 0
     assert plan.kv_tokens == held
