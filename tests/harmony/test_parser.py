@@ -401,7 +401,7 @@ REPAIRS: list[tuple[str, str, list[str]]] = [
     ("assistantcommentary to=functions.x json<|message|>{}<|call|>", "unmarked_channel", [CALL]),
     ("<|end|><|start|>assistantfinal<|message|>Done.<|return|>", "empty_message unmarked_channel", [DONE]),
     ("<|channel|>final?<|message|>Done.<|return|>", "unknown_channel", [DONE]),
-    ("<|channel|>Final<|message|>Done.<|return|>", "unknown_channel", [DONE]),
+    ("<|channel|>Analysis<|message|>hm<|end|>", "unknown_channel", [THOUGHT]),
     ("<|channel|>??<|message|>Done.<|return|>", "unknown_channel", [DONE]),
     ("<|channel|> to=functions.x json<|message|>{}<|call|>", "unknown_channel", [CALL]),
     ("<|channel|>––commentary to=functions.x json<|message|>{}<|call|>", "unknown_channel", [CALL]),
