@@ -74,7 +74,7 @@ class ScriptedSource:
         self.seen: list[Request] = []
         self.open: set[str] = set()
         self.aborted: list[str] = []
-        self.gate: Callable[[], Awaitable[object]] | None = None
+        self.gate: Callable[[Request], Awaitable[object]] | None = None
         self.stats_value = EngineStats(kv_blocks_total=10, kv_blocks_free=8, kv_blocks_held=2, steps=3)
         self.limits_error: Exception | None = None
         self.stats_error: Exception | None = None
@@ -96,7 +96,7 @@ class ScriptedSource:
             for event in self._events(request):
                 await asyncio.sleep(0)
                 if self.gate is not None:
-                    await self.gate()
+                    await self.gate(request)
                 finished = event.finish is not None
                 yield event
         finally:
