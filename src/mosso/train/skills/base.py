@@ -59,7 +59,13 @@ class Example:
     expected: Expected
     key: str  # of the problem: decides the split
     detail: str = ""  # e.g. the operator, for a finer report
-    script: tuple[tuple[str, Expected], ...] = ()  # of a first turn: (the call's result, next turn's Expected)
+    # Of a dialogue's first turn, for each further one: (what the tool gives, what is expected then).
+    script: tuple[tuple[str, Expected], ...] = ()
+
+    @property
+    def opens(self) -> bool:
+        """The first assistant turn of its dialogue: a person spoke last, not a tool."""
+        return self.prompt.messages[-1].role is Role.USER
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,161 @@
+"""Fields of a short text as JSON: names, numbers and dates copied from where they stand."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mosso.core.json import JsonValue
+from mosso.harmony.conversation import Effort
+from mosso.train.skills.base import Example, Expected, answer, draw_setting, user
+from mosso.train.skills.words import COMMON_WORDS, city, nonce, person
+
+NAME = "extraction"
+MONTHS = "January February March April May June July August September October November December".split()
+JOBS = (
+    "teacher nurse engineer baker lawyer painter driver doctor chef farmer pilot plumber designer writer "
+    "accountant carpenter dentist electrician librarian photographer"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of text: its fields with how they are drawn, and sentences with a slot for each field used."""
+
+    fields: dict[str, Callable[[random.Random], JsonValue]]
+    texts: tuple[str, ...]
+
+
+def _code(rng: random.Random) -> str:
+    return f"{rng.choice('ABCDEFGHKLMNPRSTXZ')}{rng.randint(1, 99)}-{rng.randint(10, 999)}"
+
+
+def _email(rng: random.Random) -> str:
+    return f"{nonce(rng, rng.randint(1, 2))}{rng.choice(('', '.', '_'))}{rng.randint(1, 99)}@{nonce(rng)}.{rng.choice(('com', 'org', 'net'))}"
+
+
+def _date(rng: random.Random) -> str:
+    if rng.random() < 0.5:
+        return f"20{rng.randint(20, 34)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+    return f"{rng.randint(1, 28)} {rng.choice(MONTHS)} 20{rng.randint(20, 34)}"
+
+
+def _price(rng: random.Random) -> float:
+    return rng.randint(1, 999) + rng.choice((0.5, 0.99, 0.25, 0.49, 0.75))
+
+
+def _number(low: int, high: int) -> Callable[[random.Random], JsonValue]:
+    return lambda rng: rng.randint(low, high)
+
+
+def _time(rng: random.Random) -> str:
+    return f"{rng.randint(0, 23):02}:{rng.choice((0, 15, 30, 45, rng.randint(0, 59))):02}"
+
+
+def _phone(rng: random.Random) -> str:
+    return f"{rng.randint(100, 999)}-{rng.randint(100, 999)}-{rng.randint(1000, 9999)}"
+
+
+def _product(rng: random.Random) -> str:
+    return rng.choice(COMMON_WORDS) if rng.random() < 0.7 else nonce(rng)
+
+
+def _job(rng: random.Random) -> str:
+    return rng.choice(JOBS)
+
+
+KINDS = (
+    Kind({"name": person, "age": _number(18, 99), "city": city}, (
+        "{name} is {age} years old and lives in {city}.", "My name is {name}, I am {age} and I live in {city}.",
+        "{name} from {city} is {age} years old.", "{name}, {age}, lives in {city}.",
+        "In {city} lives {name}, who is {age} years old.", "Meet {name} ({age}) from {city}.",
+        "{name} turned {age} last week in {city}.", "Name: {name}. Age: {age}. City: {city}.",
+    )),
+    Kind({"name": person, "job": _job, "city": city, "age": _number(18, 99)}, (
+        "{name} works as a {job} in {city} and is {age} years old.", "{name} ({age}) is a {job} from {city}.",
+        "The {job} {name}, {age}, lives in {city}.", "I am {name}, a {job} of {age} years from {city}.",
+        "At {age}, {name} became a {job} in {city}.",
+    )),
+    Kind({"product": _product, "price": _price, "quantity": _number(1, 99)}, (
+        "I ordered {quantity} pieces of {product} at {price} euros each.", "{quantity} x {product}, {price} euros each.",
+        "Please send {quantity} {product} for {price} euros apiece.", "The {product} costs {price} dollars and I want {quantity}.",
+        "Order: {product}, price {price}, quantity {quantity}.", "We sold {quantity} units of {product} at {price}.",
+    )),
+    Kind({"order": _code, "customer": person, "date": _date}, (
+        "Order {order} was placed by {customer} on {date}.", "{customer} placed order {order} on {date}.",
+        "On {date} we got order {order} from {customer}.", "Customer: {customer}, order: {order}, date: {date}.",
+        "Order number {order} for {customer} ships on {date}.",
+    )),
+    Kind({"name": person, "email": _email, "phone": _phone}, (
+        "{name} can be reached at {email} or {phone}.", "Contact {name}: {email}, {phone}.",
+        "Write to {name} at {email} or call {phone}.", "My name is {name}, my email is {email} and my phone is {phone}.",
+        "Call {phone} or mail {email} and ask for {name}.",
+    )),
+    Kind({"event": _product, "date": _date, "time": _time, "place": city}, (
+        "The {event} meeting is on {date} at {time} in {place}.", "On {date} at {time} there is a {event} show in {place}.",
+        "Come to the {event} party in {place} on {date} at {time}.", "{place}, {date}, {time}: {event} fair.",
+        "Save the date: {event} day, {date}, {time}, {place}.",
+    )),
+    Kind({"flight": _code, "from": city, "to": city, "time": _time}, (
+        "Flight {flight} leaves {from} for {to} at {time}.", "At {time} flight {flight} goes from {from} to {to}.",
+        "From {from} to {to}: flight {flight}, departure {time}.", "We fly from {from} to {to} with {flight} at {time}.",
+    )),
+)  # fmt: skip
+
+REQUESTS = (
+    "Extract {f} as JSON: {t}", 'Extract {f} as JSON from this text: "{t}"', "Extract {f} as JSON.\n\n{t}",
+    "Give me {f} from this text as JSON: {t}", "Return {f} as JSON. Text: {t}", "{t}\nExtract {f} as JSON.",
+    "Turn this into JSON with {f}: {t}", "Parse this into JSON ({f}): {t}", "From the text below, get {f} as JSON.\n{t}",
+    "Please extract {f} from this and answer in JSON: {t}", 'What are {f} here? Answer as JSON. "{t}"',
+    "Read this and output JSON with {f}: {t}", "JSON with {f}: {t}", "{t}\n\nPut {f} into JSON.",
+)  # fmt: skip
+
+
+def _named(rng: random.Random, fields: list[str]) -> str:
+    the = "the " if rng.random() < 0.5 else ""
+    if len(fields) == 1:
+        return the + fields[0]
+    return the + ", ".join(fields[:-1]) + rng.choice((" and ", ", ", " and ")) + fields[-1]
+
+
+def shown(value: JsonValue) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def thinking(found: dict[str, JsonValue], effort: Effort) -> str:
+    """Low: nothing. Medium: each field. High: where it stands, then each field again as JSON."""
+    if effort is Effort.LOW:
+        return ""
+    lines = ["Copy each field from the text."]
+    for name, value in found.items():
+        lines.append(f"{name}: {value}" if value is not None else f"{name}: not in the text, null")
+    if effort is Effort.HIGH:
+        lines.append("As JSON values:")
+        lines += [f"{name} -> {shown(value)}" for name, value in found.items()]
+        lines.append(f"check: {len(found)} fields, all of them.")
+    return "\n".join(lines)
+
+
+def draw(rng: random.Random) -> Iterator[Example]:
+    kind = rng.choice(KINDS)
+    values = {name: make(rng) for name, make in kind.fields.items()}
+    text = rng.choice(kind.texts).format(**{name: str(value) for name, value in values.items()})
+    wanted = list(values)
+    rng.shuffle(wanted)
+    wanted = wanted[: rng.choices(range(1, len(wanted) + 1), weights=range(1, len(wanted) + 1))[0]]
+    found: dict[str, JsonValue] = {name: values[name] for name in wanted}
+    if rng.random() < 0.12:
+        missing = rng.choice([name for other in KINDS for name in other.fields if name not in values])
+        wanted.insert(rng.randrange(len(wanted) + 1), missing)
+        found = {name: values.get(name) for name in wanted}
+    setting = draw_setting(rng)
+    yield Example(
+        NAME,
+        setting.prompt(user(rng.choice(REQUESTS).format(f=_named(rng, wanted), t=text))),
+        answer(thinking(found, setting.effort), shown(found)),
+        Expected(json=found),
+        f"extraction {sorted(map(str, values.values()))}",
+        f"{len(found)} fields",
+    )
