@@ -25,5 +25,4 @@ class Utf8Stream:
         """What is held back, as U+FFFD; the stream starts anew."""
         held = self._decoder.getstate()[0]
         text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
         return text, held
