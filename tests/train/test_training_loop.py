@@ -15,12 +15,13 @@ import torch
 from mosso.core.config import ModelConfig
 from mosso.core.errors import MossoError
 from mosso.train.documents import ExampleSource
-from mosso.train.feed import Batch, Feed, FeedSettings, Source, make_rows, to_device
+from mosso.train.feed import Batch, Feed, to_device
 from mosso.train.loop import HeldOut, Log, LoopSettings, Trainer
 from mosso.train.network import Network
 from mosso.train.objective import Losses, exact_matches
 from mosso.train.optimizer import Muon, make_optimizers, orthogonalize, rate_at
 from mosso.train.packing import Document, to_arrays
+from mosso.train.production import FeedSettings, Source, make_rows
 from mosso.train.vocabulary import byte_tokenizer
 
 CPU = torch.device("cpu")

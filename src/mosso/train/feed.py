@@ -9,18 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import count, islice
+from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from mosso.core.errors import MossoError
-from mosso.train.packing import Document, Rows, pack, to_arrays
+from mosso.train.packing import Rows
+from mosso.train.production import FeedSettings, Source, make_rows, produce
 
-Source = Callable[[int], Iterator[Document]]  # seed → endless documents; must survive pickling
 _AHEAD = 4  # batches that wait for each worker's turn
 _PATIENCE = 300.0  # seconds without a batch after which the workers count as dead
 
@@ -32,14 +31,6 @@ class Batch(NamedTuple):
     documents: torch.Tensor
     kinds: torch.Tensor
     numbers: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class FeedSettings:
-    seed: int
-    rows: int  # B
-    length: int  # S
-    workers: int  # 0: made in this process, when asked for
 
 
 def to_device(rows: Rows, device: torch.device) -> Batch:
@@ -57,19 +48,6 @@ def to_device(rows: Rows, device: torch.device) -> Batch:
     )
 
 
-def make_rows(source: Source, settings: FeedSettings, worker: int) -> Iterator[Rows]:
-    """The endless batches of one worker."""
-    packed = pack(source(settings.seed * 1_000 + worker), settings.length)
-    while True:
-        yield to_arrays(list(islice(packed, settings.rows)), settings.length)
-
-
-def _work(source: Source, settings: FeedSettings, worker: int, out: Any) -> None:
-    torch.set_num_threads(1)
-    for rows in make_rows(source, settings, worker):
-        out.put(rows)
-
-
 class Feed:
     """An iterator of batches; owns its processes and its thread until `close`."""
 
@@ -82,7 +60,7 @@ class Feed:
         context = multiprocessing.get_context("spawn")
         for worker in range(settings.workers):
             out = context.Queue(maxsize=_AHEAD)
-            process = context.Process(target=_work, args=(source, settings, worker, out), daemon=True)
+            process = context.Process(target=produce, args=(source, settings, worker, out), daemon=True)
             process.start()
             self._queues.append(out)
             self._processes.append(process)
