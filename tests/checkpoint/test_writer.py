@@ -99,7 +99,7 @@ def test_an_interrupted_write_is_no_checkpoint_and_can_be_repeated(
         write_checkpoint(tmp_path, small, stopping(small, after), shard_bytes=shard_bytes)
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path)
-    write_checkpoint(tmp_path, small, random_tensors(small), shard_bytes=shard_bytes)
+    write_checkpoint(tmp_path, small, random_tensors(small))  # fewer shards than the first may have begun
     open_checkpoint(tmp_path).close()
     assert not list(tmp_path.glob("*.part"))
 
@@ -170,8 +170,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before * 1024)
 
 
 def test_writing_holds_one_shard_at_a_time(tmp_path: Path) -> None:
-    """300 MB in shards of 32 MiB: a shard, the next tensor and the 64 MiB that are drawn at once."""
+    """300 MB in shards of 32 MiB: a shard, the next tensor and the numbers that are drawn at once."""
     run = subprocess.run(
         [sys.executable, "-c", STREAM, str(tmp_path)], check=True, capture_output=True, text=True
     )
-    assert int(run.stdout) < 160 << 20
+    assert int(run.stdout) < 200 << 20
