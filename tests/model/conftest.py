@@ -11,6 +11,7 @@ import torch
 
 from mosso.core.config import ModelConfig
 from mosso.kernels.mxfp4 import quantize
+from mosso.kernels.operations import Operations
 from mosso.model.inputs import StepInputs
 from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV, forward
@@ -112,6 +113,7 @@ class Sequences:
         self.full = torch.randperm(total, generator=generator).view(shape).int()
         self.window = torch.randperm(total, generator=generator).view(shape).int()
         self.done = [0] * len(tokens)
+        self.operations: Operations | None = None  # the fastest unless set
         self.wanted: torch.Tensor | None = None  # which of a step's positions; all unless set
 
     def step(self, work: dict[int, int]) -> dict[int, torch.Tensor]:
@@ -134,7 +136,7 @@ class Sequences:
             counts=counts,
             contexts=contexts,
         )
-        logits = forward(self.weights, self.config, self.kv, inputs)
+        logits = forward(self.weights, self.config, self.kv, inputs, self.operations)
         for row in rows:
             self.done[row] += work[row]
         owned = [sum(bool(a <= at < b) for at in inputs.sample_at) for a, b in pairwise(starts.tolist())]

@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mosso.kernels import native
+from mosso.kernels.operations import NATIVE, TWINS
 from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV, kv_bytes_per_page
 from mosso.model.reference import logits
@@ -111,3 +113,29 @@ def test_pools_have_the_announced_size(config):
     kv = PagedKV.allocate(config, 7, 3, 16, torch.bfloat16)
     full, window = kv_bytes_per_page(config, 16, torch.bfloat16)
     assert sum(pool.nbytes for pool in kv.pools) == 7 * full + 3 * window
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", ["packed", "expanded"])
+@pytest.mark.skipif(native.unavailable() is not None, reason="no C compiler")
+def test_equal_bits_however_a_sequence_is_cut_and_shared(
+    config, random_source, sequences, tokens, form, storage
+):
+    held = load_weights(random_source(config, seed=0), dtype=torch.float32, storage=storage, experts=form)
+    alone = [run(sequences(held, config, tokens), [{row: 1}] * LENGTHS[row])[row] for row in range(4)]
+    schedules = (
+        [{3: 64}, {2: 20, 0: 37}, {1: 5}],
+        [{0: 10, 1: 1, 2: 2, 3: 40}, *[dict.fromkeys(range(4), 1)] * 4, {0: 23, 3: 20}, {2: 14}],
+    )
+    for schedule in schedules:
+        for row, values in run(sequences(held, config, tokens), schedule).items():
+            assert torch.equal(values, alone[row])
+
+
+@pytest.mark.parametrize("operations", [TWINS, NATIVE], ids=lambda choice: choice.name)
+def test_each_set_of_operations(weights, config, sequences, tokens, expected, operations):
+    if operations is NATIVE and native.unavailable() is not None:
+        pytest.skip("no C compiler")
+    rows = sequences(weights, config, tokens)
+    rows.operations = operations
+    assert_equal(run(rows, [{3: 30}, {3: 1, 0: 11}, {0: 9, 3: 1, 2: 20}, {1: 5, 3: 1, 0: 1}]), expected)

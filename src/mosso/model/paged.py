@@ -40,7 +40,7 @@ class PagedKV:
     ) -> PagedKV:
         """Pools of so many pages for each group; every layer of a group has its own."""
         pools = tuple(
-            torch.zeros(
+            torch.empty(  # on the CPU a page takes no memory before it is first written
                 2,
                 config.num_kv_heads,
                 window_pages if sliding else full_pages,

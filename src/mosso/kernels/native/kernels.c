@@ -7,10 +7,16 @@
 #include "matrix.h"
 #include "threads.h"
 
-enum { ROW_TASK = 16, COMBINE_ALONE = 8, PAIRS = 256 };
+enum { ROW_TASK = 16, PAIRS = 256, THREAD_WORK = 1 << 18 };
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t blocks_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+/* No more threads than have some 20 us of multiply-adds each: below that, meeting costs more than it saves, and
+ * on a busy machine every meeting may wait for a thread that was put aside. */
+INLINE int worth(int threads, int64_t multiplies) {
+    return (int)least(threads, 1 + multiplies / THREAD_WORK);
+}
 
 /* ---- rms_norm: x [T, H], weight [H] -------------------------------------------------------------------- */
 
@@ -40,7 +46,7 @@ static void norm_task(void *arg, int64_t index) {
 void mosso_rms_norm(int threads, const float *x, const float *weight, int64_t rows, int64_t columns, float eps,
                     float *out) {
     Norm job = {x, weight, out, rows, columns, eps};
-    parallel(threads, norm_task, &job, blocks_of(rows, ROW_TASK));
+    parallel(worth(threads, rows * columns), norm_task, &job, blocks_of(rows, ROW_TASK));
 }
 
 /* ---- linear: x [T, K] . w [N, K] + bias [N] ------------------------------------------------------------ */
@@ -69,7 +75,7 @@ int mosso_linear(int threads, const float *x, int64_t rows, int64_t columns, int
     if (!pointers) return 1;
     for (int64_t r = 0; r < rows; r++) pointers[r] = x + r * columns;
     Linear job = {{type, columns, weight, NULL}, rows, outputs, pointers, bias, out};
-    parallel(threads, linear_task, &job, rows ? blocks_of(outputs, BLOCK) : 0);
+    parallel(worth(threads, rows * columns * outputs), linear_task, &job, rows ? blocks_of(outputs, BLOCK) : 0);
     free(pointers);
     return 0;
 }
@@ -124,7 +130,7 @@ void mosso_rotate_and_store(int threads, const float *qkv, const float *cos, con
                             const int64_t *slots, int64_t rows, int64_t heads, int64_t kv_heads, int64_t dim,
                             float *q, int pool_type, void *pool, int64_t positions) {
     Rotate job = {qkv, cos, sin, slots, q, pool, rows, heads, kv_heads, dim, positions, pool_type};
-    parallel(threads, rotate_task, &job, blocks_of(rows, ROW_TASK));
+    parallel(worth(threads, rows * (heads + kv_heads) * dim), rotate_task, &job, blocks_of(rows, ROW_TASK));
 }
 
 /* ---- paged_attention: q [T, H, D] over pool [2, KV, pages, page_size, D] -> out [T, H, D] ---------------- */
@@ -254,7 +260,9 @@ int mosso_paged_attention(int threads, const float *q, int64_t tokens, int64_t h
                            float *out) {
     Attention job = {q, sinks, pool, pages, starts, contexts, out, rows, table_stride, heads, kv_heads, dim,
                      pool_pages, page_size, window, pool_type, 0};
-    parallel(threads, attention_task, &job, tokens * kv_heads);
+    int64_t seen = 0;
+    for (int64_t row = 0; row < rows; row++) seen += contexts[row] * (int64_t)(starts[row + 1] - starts[row]);
+    parallel(worth(threads, 4 * seen * heads * dim), attention_task, &job, tokens * kv_heads);
     return atomic_load(&job.failed);
 }
 
@@ -315,7 +323,7 @@ static void gate_up_task(void *arg, int64_t index) {
     const Matrix rows = expert_rows(e, 0, expert, first);
     const float *bias = e->gate_up_bias + expert * 2 * e->inner + first;
     const int64_t begin = job->first[slot], end = job->first[slot + 1];
-    float products[PAIRS * BLOCK];
+    float products[PAIRS * BLOCK] __attribute__((aligned(64)));
     for (int64_t p = begin; p < end; p += PAIRS) {
         const int64_t some = least(PAIRS, end - p);
         multiply(&rows, count, job->inputs + p, some, products, BLOCK);
@@ -377,9 +385,10 @@ static int64_t sort_pairs(Mix *job, int64_t *counts, int64_t *found, const float
 static void run_mix(int threads, Mix *job, int64_t active) {
     job->gate_up_blocks = blocks_of(2 * job->experts->inner, BLOCK);
     job->down_blocks = blocks_of(job->experts->hidden, BLOCK);
-    parallel(threads, gate_up_task, job, active * job->gate_up_blocks);
-    parallel(threads, down_task, job, active * job->down_blocks);
-    parallel(job->tokens < COMBINE_ALONE ? 1 : threads, combine_task, job, job->tokens);
+    const int64_t results = job->tokens * job->top_k * job->experts->hidden, inner = job->experts->inner;
+    parallel(worth(threads, 2 * inner * results), gate_up_task, job, active * job->gate_up_blocks);
+    parallel(worth(threads, inner * results), down_task, job, active * job->down_blocks);
+    parallel(worth(threads, results), combine_task, job, job->tokens);
 }
 
 int mosso_mix(int threads, const float *x, int64_t tokens, const int64_t *chosen, const float *shares,
@@ -391,7 +400,7 @@ int mosso_mix(int threads, const float *x, int64_t tokens, const int64_t *chosen
     const int64_t pairs = tokens * top_k;
     const size_t words = (size_t)(3 * count + 3 + 4 * pairs + tokens);
     int64_t *indices = calloc(words, sizeof *indices);
-    float *floats = malloc((size_t)(tokens * hidden + pairs * (inner + hidden)) * sizeof *floats);
+    float *floats = allocate_floats(tokens * hidden + pairs * (inner + hidden));
     const int failed = !indices || !floats;
     if (!failed) {
         int64_t *next = indices;

@@ -154,11 +154,16 @@ static void expand(const Matrix *w, int64_t count, float *out) {
     }
 }
 
+/* On a cache line's boundary: a load across two lines takes twice as long. */
+INLINE float *allocate_floats(int64_t count) {
+    return aligned_alloc(64, ((size_t)count * sizeof(float) + 63) / 64 * 64);
+}
+
 /* out[r * stride + c] = x[r] . row c of w, c < count <= BLOCK. */
 static void multiply(const Matrix *w, int64_t count, const float *const *x, int64_t rows, float *out,
                      int64_t stride) {
     float *expanded = NULL;
-    if (w->type != F32 && rows > WIDE) expanded = malloc((size_t)(count * w->columns) * sizeof *expanded);
+    if (w->type != F32 && rows > WIDE) expanded = allocate_floats(count * w->columns);
     if (expanded) { /* widen each weight once, not once for every few rows */
         const Matrix wide = {F32, w->columns, (const char *)expanded, NULL};
         expand(w, count, expanded);

@@ -14,7 +14,7 @@
 
 typedef void (*Task)(void *job, int64_t index);
 
-enum { MAX_THREADS = 256, SPINS = 20000 }; /* about 100 us: longer than the gaps between two operations */
+enum { MAX_THREADS = 256, SPINS = 100 }; /* turns of waiting before a worker sleeps, some 100 us: about the gap between two jobs */
 
 static struct {
     pthread_mutex_t caller; /* held by whoever runs a job */
@@ -30,10 +30,12 @@ static struct {
 } pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER};
 
-static inline void pause_briefly(void) {
+/* Waits about a microsecond, and lets whoever else wants this core have it: that may be the thread waited for. */
+static inline void wait_a_turn(void) {
 #if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
+    for (int i = 0; i < 16; i++) __builtin_ia32_pause();
 #endif
+    sched_yield();
 }
 
 /* Claims and runs one task of the current job; 0 when none is left. */
@@ -53,7 +55,14 @@ static void *worker(void *unused) {
     (void)unused;
     for (;;) {
         int spins = 0;
-        while (run_one() || ++spins < SPINS) pause_briefly();
+        while (spins < SPINS) {
+            if (run_one()) {
+                spins = 0;
+            } else {
+                spins++;
+                wait_a_turn();
+            }
+        }
         pthread_mutex_lock(&pool.sleep);
         atomic_fetch_add(&pool.sleepers, 1);
         while (!(uint32_t)atomic_load(&pool.ticket)) pthread_cond_wait(&pool.wake, &pool.sleep);
@@ -98,10 +107,7 @@ static void parallel(int threads, Task task, void *job, int64_t tasks) {
         pthread_mutex_unlock(&pool.sleep);
     }
     while (run_one()) {}
-    for (int spins = 0; atomic_load(&pool.done) < tasks; spins++) {
-        if (spins < SPINS) pause_briefly();
-        else sched_yield();
-    }
+    while (atomic_load(&pool.done) < tasks) wait_a_turn();
     pthread_mutex_unlock(&pool.caller);
 }
 
