@@ -70,8 +70,9 @@ async def test_a_stream_from_start_to_close(settings, request_of, bench, capfd):
         assert client.limits.vocab_size == 512
         assert client.limits.max_rows == 16
         assert client.limits.max_context <= client.limits.kv_tokens
-        assert "experts: expanded to float32" in client.notes[0]
-        assert "KV cache" in client.notes[1]
+        assert client.notes[0] == "experts: MXFP4, as stored"
+        assert client.notes[1].startswith("kernels: ")
+        assert client.notes[2].startswith("KV cache: ")
         request = request_of("a", range(40), max_tokens=20)
         events = await collect(client, request)
         assert tokens_of(events) == bench().run([request])["a"].tokens
@@ -283,7 +284,7 @@ async def test_an_engine_that_cannot_go_on_says_why(settings, request_of, capfd,
     """The child's forward pass is broken from outside: every step raises."""
     (tmp_path / "sitecustomize.py").write_text(
         "import mosso.model.paged\n"
-        "def broken(*_): raise RuntimeError('broken kernel')\n"
+        "def broken(*_, **__): raise RuntimeError('broken kernel')\n"
         "mosso.model.paged.forward = broken\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mosso.checkpoint.random_weights import TINY
+from mosso.core.config import GPT_OSS_20B
+from mosso.core.errors import UsageError
 from mosso.core.requests import FinishReason, Request, SamplingParams
 from mosso.core.steps import RowStart, RowWork, StepPlan
+from mosso.engine.build import choose_experts
 from mosso.engine.sampler import count_tokens
+from mosso.engine.settings import EngineSettings
 from mosso.engine.table import RowTable
+from mosso.kernels.operations import NATIVE, TWINS
 
 PAGE = 4
 
@@ -133,6 +141,33 @@ def test_a_failed_forward_pass_hurts_only_what_ran(bench, request_of, capsys, mo
     engine.runner.plans.clear()
     engine.runner.logits.clear()
     assert engine.run([request_of("d", prompt)])["d"].tokens == want
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "dtype", "config", "kernels", "form", "note"),
+    [
+        ("auto", "mxfp4", "float32", GPT_OSS_20B, NATIVE, "packed", "as stored"),
+        ("auto", "mxfp4", "float32", GPT_OSS_20B, TWINS, "packed", "as stored"),
+        ("auto", "mxfp4", "float32", TINY, NATIVE, "packed", "as stored"),
+        ("auto", "mxfp4", "float32", TINY, TWINS, "expanded", "no kernel here reads MXFP4"),
+        ("expanded", "mxfp4", "float32", TINY, NATIVE, "expanded", "as asked"),
+        ("packed", "mxfp4", "float32", TINY, TWINS, "packed", "as asked"),
+        ("auto", "bf16", "float32", TINY, NATIVE, "expanded", "stored as bf16"),
+        ("auto", "bf16", "bfloat16", GPT_OSS_20B, TWINS, "expanded", "36,450 MiB; stored as bf16"),
+    ],
+)
+def test_the_experts_form_is_chosen_and_said(asked, stored, dtype, config, kernels, form, note):
+    chosen = EngineSettings(Path("m"), experts=asked, dtype=dtype)
+    found, said = choose_experts(config, stored, kernels, chosen)
+    assert found == form
+    assert note in said
+
+
+def test_a_large_model_grows_only_when_asked():
+    with pytest.raises(UsageError, match=r"72,900 MiB: ask for it with --experts expanded"):
+        choose_experts(GPT_OSS_20B, "bf16", NATIVE, EngineSettings(Path("m")))
+    found, _ = choose_experts(GPT_OSS_20B, "bf16", NATIVE, EngineSettings(Path("m"), experts="expanded"))
+    assert found == "expanded"
 
 
 def test_close_ends_the_worker(bench, request_of):

@@ -16,8 +16,9 @@ from mosso.core.errors import CheckpointError, MossoError, OverloadedError, Requ
 from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 from mosso.engine import messages
 from mosso.engine.cores import cpu_quota, physical_cores, usable_cores
-from mosso.engine.memory import kv_budget, span, window_need
+from mosso.engine.memory import kv_budget
 from mosso.engine.settings import MIB, EngineSettings
+from mosso.model.plan import span, window_need
 from mosso.scheduler import SchedulerConfig
 
 BASE = EngineSettings(Path("model"))

@@ -13,14 +13,17 @@ from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
 from mosso.core.requests import EngineLimits
 from mosso.engine.loop import EngineLoop
-from mosso.engine.memory import ELEMENT_BYTES, KVBudget, kv_budget
+from mosso.engine.memory import KVBudget, kv_budget
 from mosso.engine.messages import FromEngine, Progress, Ready, ToEngine
 from mosso.engine.runner import TorchRunner
 from mosso.engine.sampler import Sampler
 from mosso.engine.settings import EXPANDED_LIMIT, MIB, EngineSettings
 from mosso.engine.table import RowTable
+from mosso.kernels import native
+from mosso.kernels.operations import TWINS, Operations, operations_for
 from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV, forward
+from mosso.model.plan import ELEMENT_BYTES
 from mosso.model.weights import ExpertsForm
 from mosso.scheduler import Scheduler, SchedulerConfig
 
@@ -34,11 +37,12 @@ def build_loop(
     """
     device = open_device(settings)
     dtype = getattr(torch, settings.dtype_name)
+    operations = operations_for(device, dtype)
     emit(Progress("reading the checkpoint"))
     with open_checkpoint(settings.model) as checkpoint:
         config = checkpoint.config
         budget = kv_budget(config, settings)
-        experts, note = choose_experts(config, checkpoint.experts_format, settings)
+        experts, note = choose_experts(config, checkpoint.experts_format, operations, settings)
         emit(Progress("loading weights"))
         storage = dtype if experts == "expanded" else torch.bfloat16  # large: as stored, not twice the size
         weights = load_weights(checkpoint, dtype=dtype, storage=storage, experts=experts, device=device)
@@ -47,13 +51,17 @@ def build_loop(
     limits = EngineLimits(budget.max_context, budget.full_tokens, settings.max_rows, config.vocab_size)
     loop = EngineLoop(
         Scheduler(scheduler_config(config, budget, settings)),
-        TorchRunner(table, Sampler(table, settings.max_rows, device), partial(forward, weights, config, kv)),
+        TorchRunner(
+            table,
+            Sampler(table, settings.max_rows, device),
+            partial(forward, weights, config, kv, operations=operations),
+        ),
         inbox,
         emit,
         limits,
         check=settings.check,
     )
-    return loop, Ready(limits, notes=(note, describe_kv(budget)))
+    return loop, Ready(limits, notes=(note, describe_kernels(operations, device), describe_kv(budget)))
 
 
 def open_device(settings: EngineSettings) -> torch.device:
@@ -83,22 +91,31 @@ def expanded_bytes(config: ModelConfig, dtype_name: str) -> int:
     return config.num_layers * config.num_experts * matrices * ELEMENT_BYTES[dtype_name]
 
 
-def choose_experts(config: ModelConfig, stored: str, settings: EngineSettings) -> tuple[ExpertsForm, str]:
-    """The experts' form in memory and a sentence that says so. Never expands a large model unasked."""
+def choose_experts(
+    config: ModelConfig, stored: str, operations: Operations, settings: EngineSettings
+) -> tuple[ExpertsForm, str]:
+    """The experts' form in memory and a sentence that says so. A large model grows only when asked."""
     size = expanded_bytes(config, settings.dtype_name)
-    dense = f"expanded to {settings.dtype_name}, {size / MIB:,.0f} MiB"
+    dense = f"experts: {settings.dtype_name}, {size / MIB:,.0f} MiB"
     if settings.experts == "expanded":
-        return "expanded", f"experts: {dense}, as asked"
+        return "expanded", f"{dense}, as asked"
     if settings.experts == "packed":
-        return "packed", "experts: MXFP4 as stored, as asked"
-    if size <= EXPANDED_LIMIT:
-        return "expanded", f"experts: {dense} (small enough to trade memory for speed)"
-    if stored != "mxfp4":
+        return "packed", "experts: MXFP4, as asked"
+    if stored == "mxfp4":
+        if operations is TWINS and size <= EXPANDED_LIMIT:
+            return "expanded", f"{dense}: no kernel here reads MXFP4, and they are small"
+        return "packed", "experts: MXFP4, as stored"
+    if size > EXPANDED_LIMIT and settings.dtype_name != "bfloat16":
         raise UsageError(
-            f"the checkpoint stores its experts as {stored}, not MXFP4; "
-            f"--experts expanded loads them in {size / MIB:,.0f} MiB"
+            f"the checkpoint stores its experts as {stored}; as {settings.dtype_name} they take "
+            f"{size / MIB:,.0f} MiB: ask for it with --experts expanded"
         )
-    return "packed", "experts: MXFP4 as stored"
+    return "expanded", f"{dense}; stored as {stored}"
+
+
+def describe_kernels(operations: Operations, device: torch.device) -> str:
+    why = native.unavailable() if device.type == "cpu" and operations is TWINS else None
+    return f"kernels: {operations.name}" + (f" ({why})" if why else "")
 
 
 def describe_kv(budget: KVBudget) -> str:

@@ -1,15 +1,11 @@
 """How many KV pages of both groups fit a given memory. Arithmetic only, no torch.
 
-    bytes of a page   = page_size · layers of its group · 2 (K and V) · kv_heads · head_dim · bytes an element
-    span(n)           = (n - 2) // page_size + 2 pages: what n consecutive positions touch at worst alignment
+    bytes of a page = page_size · layers of its group · 2 (K and V) · kv_heads · head_dim · bytes an element
 
-A row reads the window of its first new position and writes its `count` new ones: at most
-span(window - 1) + count // page_size + 1 pages. The counts of all rows sum to the token budget, so
-
-    window need       = max_rows · (span(window - 1) + 1) + ceil(token_budget / page_size)
-
-window pages let every row run, whatever the others do: the window group alone never causes a preemption.
-The memory left is shared: one window page more, for cached prefixes, with every CACHED_RATIO full pages.
+First come the window pages with which every row can always run, whatever the others do (`window_need` of
+the memory plan): the window group alone never causes a preemption. The memory left is shared: one window page
+more, for cached prefixes, with every CACHED_RATIO full pages, so that prefixes of about 1,200 tokens and
+longer can stay hittable whole, for a ninth of the memory at most.
 """
 
 from __future__ import annotations
@@ -19,12 +15,7 @@ from dataclasses import dataclass
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
 from mosso.engine.settings import MIB, EngineSettings
-
-CACHED_RATIO = 8
-"""Full pages to one cached window page: prefixes of about 1,200 tokens and longer can stay hittable whole,
-for a ninth of the memory at most."""
-
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+from mosso.model.plan import CACHED_RATIO, ELEMENT_BYTES, window_need
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +36,6 @@ class KVBudget:
     @property
     def total_bytes(self) -> int:
         return self.full_pages * self.full_page_bytes + self.window_pages * self.window_page_bytes
-
-
-def span(positions: int, page_size: int) -> int:
-    """Pages that this many consecutive positions touch at most."""
-    return (positions - 2) // page_size + 2
-
-
-def window_need(window: int, page_size: int, max_rows: int, token_budget: int) -> int:
-    """Window pages with which every row can always run; see the module's docstring."""
-    return max_rows * (span(window - 1, page_size) + 1) + -(-token_budget // page_size)
 
 
 def kv_budget(config: ModelConfig, settings: EngineSettings) -> KVBudget:

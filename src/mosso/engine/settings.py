@@ -19,7 +19,8 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 Experts = Literal["auto", "packed", "expanded"]
 
 EXPANDED_LIMIT = 512 * MIB
-"""`experts="auto"` expands MXFP4 experts only up to this many bytes: the demo and test models, never 20b."""
+"""Where no kernel reads MXFP4 itself (no C compiler), `experts="auto"` expands up to this many bytes: the
+demo and test models, never 20b."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class EngineSettings:
     model: Path  # a checkpoint folder
     device: Device = "cpu"
     dtype: Dtype = "auto"  # auto: float32 on the CPU, bfloat16 on CUDA
-    experts: Experts = "auto"  # packed: as stored, MXFP4; expanded: in `dtype`; auto: see EXPANDED_LIMIT
+    experts: Experts = "auto"  # packed: MXFP4; expanded: in `dtype`; auto: as stored, but see EXPANDED_LIMIT
     page_size: int = 16  # positions in one KV page
     token_budget: int = 1024  # tokens that one step computes, at most
     max_rows: int = 64  # requests that run at once

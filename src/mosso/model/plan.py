@@ -24,7 +24,6 @@ Dtype = Literal["float32", "bfloat16"]
 ELEMENT_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 CACHED_RATIO = 8
 CUDA_BYTES = 640 << 20  # an estimate: the CUDA context, libraries' workspaces, captured graphs
-EXPANDED_LIMIT = 512 << 20  # the engine expands MXFP4 experts unasked only up to this: the demo, never 20b
 CONTEXTS = (8_192, 32_768, 131_072)  # the sequence lengths that the table shows
 
 
@@ -95,9 +94,8 @@ def plan_memory(
 
     dtype, storage and experts are those of model.loading: what is computed in (None: float32 on the CPU,
     bfloat16 on CUDA); how dense matrices are held (None: BF16 as stored beside packed experts, else `dtype`);
-    whether MXFP4 experts stay "packed" or are "expanded" to `storage` (None: as the engine chooses, packed
-    unless they are tiny). kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored
-    so, and for sizes below 1.
+    whether MXFP4 experts stay "packed" or are "expanded" to `storage` (None: as they are stored).
+    kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored so, and for sizes below 1.
     """
     for flag, value in (("page-size", page_size), ("token-budget", token_budget), ("max-rows", max_rows)):
         if value < 1:
@@ -107,7 +105,7 @@ def plan_memory(
             f"the checkpoint stores its experts as {experts_format}, not MXFP4: plan them expanded"
         )
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    experts = experts or _experts_form(config, experts_format, dtype)
+    experts = experts or ("packed" if experts_format == "mxfp4" else "expanded")
     storage = storage or ("bfloat16" if experts == "packed" else dtype)
     position = 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[kv_dtype or dtype]
     sliding = sum(config.sliding)
@@ -126,14 +124,6 @@ def plan_memory(
         token_budget=token_budget,
         memory=memory,
     )
-
-
-def _experts_form(
-    config: ModelConfig, experts_format: ExpertsFormat, dtype: Dtype
-) -> Literal["packed", "expanded"]:
-    matrices = 3 * config.num_layers * config.num_experts * config.hidden_size * config.intermediate_size
-    small = matrices * ELEMENT_BYTES[dtype] <= EXPANDED_LIMIT
-    return "expanded" if small or experts_format != "mxfp4" else "packed"
 
 
 def span(positions: int, page_size: int) -> int:
