@@ -95,7 +95,8 @@ def plan_memory(
     dtype, storage and experts are those of model.loading: what is computed in (None: float32 on the CPU,
     bfloat16 on CUDA); how dense matrices are held (None: BF16 as stored beside packed experts, else `dtype`);
     whether MXFP4 experts stay "packed" or are "expanded" to `storage` (None: as they are stored).
-    kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored so, and for sizes below 1.
+    kv_dtype: None is `dtype`. Raises UsageError for packed experts that are not stored so, and for sizes
+    below 1.
     """
     for flag, value in (("page-size", page_size), ("token-budget", token_budget), ("max-rows", max_rows)):
         if value < 1:
