@@ -32,6 +32,6 @@ def command(out: Path, size: str, seed: int, layers: int | None, overwrite: bool
             seed=seed,
             layers=layers,
             overwrite=overwrite,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            report=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     click.echo(f"wrote {size} with random weights to {out}")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Collection, Iterator
 
 from mosso.train.skills import about, arithmetic, conversions, extraction, follow_ups, limits, lists, tools
-from mosso.train.skills.base import Example, Split, split_of
+from mosso.train.skills.base import Example, Split
 
 __all__ = ["SKILLS", "Example", "Split", "examples"]
 
@@ -38,5 +38,5 @@ def examples(seed: int, split: Split, skills: Collection[str] | None = None) -> 
     while True:
         for draw in rng.choices(draws, weights, k=256):
             for example in draw(rng):
-                if split_of(example.key) is split:
+                if example.within(split):
                     yield example

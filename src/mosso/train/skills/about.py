@@ -149,5 +149,5 @@ def draw(rng: random.Random) -> Iterator[Example]:
         answer(thinking(topic.name, setting.effort), topic.reply),
         Expected(contains=topic.must),
         f"about {key}",
-        topic.name,
+        detail=topic.name,
     )

@@ -61,6 +61,13 @@ class Example:
     detail: str = ""  # e.g. the operator, for a finer report
     # Of a dialogue's first turn, for each further one: (what the tool gives, what is expected then).
     script: tuple[tuple[str, Expected], ...] = ()
+    parts: tuple[str, ...] = ()  # keys of problems solved inside it: training takes none that is held out
+
+    def within(self, split: Split) -> bool:
+        """Training keeps clear of every held-out problem; an examiner's example is one by its own key."""
+        if split is Split.HELD_OUT:
+            return split_of(self.key) is split
+        return all(split_of(key) is split for key in (self.key, *self.parts))
 
     @property
     def opens(self) -> bool:

@@ -18,6 +18,10 @@ class Unit:
     name: str  # plural, as answers say it
     spellings: tuple[str, ...]
 
+    def after(self, number: str) -> str:
+        """`1 foot`, `3 feet`, `1 km`."""
+        return f"{number} {_SINGULAR.get(self.name, self.name) if number == '1' else self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
@@ -52,6 +56,13 @@ CELSIUS = _unit("degrees Celsius", "Celsius", "°C", "C")
 FAHRENHEIT = _unit("degrees Fahrenheit", "Fahrenheit", "°F", "F")
 EUROS, CENTS = _unit("euros"), _unit("cents")
 TONS, BYTES, BITS = _unit("tons", "tonnes"), _unit("bytes"), _unit("bits")
+
+_SINGULAR = {
+    "liters": "liter", "weeks": "week", "days": "day", "hours": "hour", "minutes": "minute", "seconds": "second",
+    "years": "year", "months": "month", "feet": "foot", "inches": "inch", "yards": "yard", "miles": "mile",
+    "pounds": "pound", "ounces": "ounce", "pieces": "piece", "euros": "euro", "cents": "cent", "tons": "ton",
+    "bytes": "byte", "bits": "bit", "degrees Celsius": "degree Celsius", "degrees Fahrenheit": "degree Fahrenheit",
+}  # fmt: skip
 
 TIMES = (
     Conversion(KM, M, 1000, fractions=True), Conversion(M, CM, 100, fractions=True),
@@ -129,13 +140,13 @@ def convert(conversion: Conversion, text: str) -> str:
 
 def thinking(conversion: Conversion, text: str, effort: Effort) -> str:
     wordy = effort is not Effort.LOW
-    fact = f"1 {conversion.source.name} is {_factor_text(conversion)} {conversion.target.name}"
+    fact = f"{conversion.source.after('1')} is {conversion.target.after(_factor_text(conversion))}"
     lines, value = _scaled(conversion, text, wordy=wordy)
     if conversion.offset:
         fact = "times 1.8, plus 32"
     if effort is Effort.HIGH:
-        lines = [f"The user wants {text} {conversion.source.name} in {conversion.target.name}.", *lines]
-        lines.append(f"So {text} {conversion.source.name} is {value} {conversion.target.name}.")
+        lines = [f"The user wants {conversion.source.after(text)} in {conversion.target.name}.", *lines]
+        lines.append(f"So {conversion.source.after(text)} is {conversion.target.after(value)}.")
     return "\n".join([fact, *lines])
 
 
@@ -148,14 +159,14 @@ def _factor_text(conversion: Conversion) -> str:
 
 def sentence(conversion: Conversion, text: str) -> str:
     about = "about " if conversion.about else ""
-    return f"{text} {conversion.source.name} is {about}{convert(conversion, text)} {conversion.target.name}."
+    return f"{conversion.source.after(text)} is {about}{conversion.target.after(convert(conversion, text))}."
 
 
 def divide_thinking(conversion: Conversion, total: int, effort: Effort) -> str:
     """How often the factor fits: tens first, then ones."""
     factor, quotient = conversion.factor, total // conversion.factor
     tens, ones = quotient // 10 * 10, quotient % 10
-    lines, left = [f"1 {conversion.source.name} is {factor} {conversion.target.name}"], total
+    lines, left = [f"{conversion.source.after('1')} is {conversion.target.after(str(factor))}"], total
     for part in (tens, ones):
         if part:
             lines.append(f"{factor}*{part}={factor * part}")
@@ -178,6 +189,10 @@ def draw_value(rng: random.Random, conversion: Conversion) -> str:
     return str(rng.randint(1, rng.choice((20, 100, most))))
 
 
+def key_of(text: str, source: Unit, target: Unit) -> str:
+    return f"conversion {text} {source.name} {target.name}"
+
+
 def draw(rng: random.Random) -> Iterator[Example]:
     roll = rng.random()
     setting = draw_setting(rng)
@@ -188,7 +203,7 @@ def draw(rng: random.Random) -> Iterator[Example]:
         source, target, text, value = conversion.target, conversion.source, str(total), str(quotient)
         target_messages = answer(
             divide_thinking(conversion, total, setting.effort),
-            f"{text} {source.name} is {value} {target.name}.",
+            f"{source.after(text)} is {target.after(value)}.",
         )
         kind = "divided"
     else:
@@ -211,6 +226,6 @@ def draw(rng: random.Random) -> Iterator[Example]:
         setting.prompt(user(dress(rng, words))),
         target_messages,
         Expected(numbers=(text, value)),
-        f"conversion {text} {source.name} {target.name}",
-        kind,
+        key_of(text, source, target),
+        detail=kind,
     )

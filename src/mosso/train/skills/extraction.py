@@ -157,5 +157,5 @@ def draw(rng: random.Random) -> Iterator[Example]:
         answer(thinking(found, setting.effort), shown(found)),
         Expected(json=found),
         f"extraction {sorted(map(str, values.values()))}",
-        f"{len(found)} fields",
+        detail=f"{len(found)} fields",
     )

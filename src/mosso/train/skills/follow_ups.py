@@ -50,7 +50,7 @@ def _arithmetic(rng: random.Random) -> Example:
     question = dress(rng, rng.choice(arithmetic.TEMPLATES[operator]).format(a=a, b=b))
     setting = after(setting, question, arithmetic.equation(a, operator, b) + ".")
     value = arithmetic.evaluate(a, operator, b)
-    key = f"follow {a}{operator}{b}"
+    key, parts = f"follow {a}{operator}{b}", [arithmetic.key_of(a, operator, b)]
     for last in (False, True) if rng.random() < 0.25 else (True,):
         if rng.random() < 0.2:  # a new problem by the same operator
             operator = rng.choice("+-*")
@@ -67,6 +67,7 @@ def _arithmetic(rng: random.Random) -> Example:
                 right = rng.randint(2, 9) if operator == "*" else arithmetic.draw_operand(rng)
                 text = rng.choice(CHANGES[operator]).format(b=right)
         key += f" {left}{operator}{right}"
+        parts.append(arithmetic.key_of(left, operator, right))
         value = arithmetic.evaluate(left, operator, right)
         reply = arithmetic.equation(left, operator, right) + "."
         if not last:
@@ -77,12 +78,13 @@ def _arithmetic(rng: random.Random) -> Example:
         answer(arithmetic.thinking(left, operator, right, setting.effort), reply),
         Expected(last_number=str(value)),
         key,
-        "arithmetic",
+        detail="arithmetic",
+        parts=tuple(parts),
     )
 
 
 def _list(rng: random.Random) -> Example:
-    items = lists.draw_numbers(rng, 3, 6)
+    items = lists.draw_numbers(rng, 2, 6)
     ordered = sorted(items, key=int)
     question = dress(rng, rng.choice(lists.ASCENDING).format(l=lists.spoken(rng, items)))
     setting = after(draw_setting(rng), question, lists.joined(ordered))
@@ -115,7 +117,8 @@ def _list(rng: random.Random) -> Example:
         answer(thought, reply),
         expected,
         f"follow list {action} {lists.joined(items)}",
-        "lists",
+        detail="lists",
+        parts=(lists.sort_key(items, down=False),),
     )
 
 
@@ -147,5 +150,6 @@ def _conversion(rng: random.Random) -> Example:
         ),
         Expected(numbers=(second, conversions.convert(conversion, second))),
         f"follow conversion {first} {second} {conversion.source.name} {conversion.target.name}",
-        "conversions",
+        detail="conversions",
+        parts=tuple(conversions.key_of(x, conversion.source, conversion.target) for x in (first, second)),
     )

@@ -129,5 +129,5 @@ def draw(rng: random.Random) -> Iterator[Example]:
         answer(thinking(topic.cannot, setting.effort), f"{topic.cannot} {OFFER}"),
         Expected(contains=(topic.cannot.rstrip("."),)),
         f"limits {text.lower().rstrip('?.! ')}",
-        topic.cannot,
+        detail=topic.cannot,
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mosso.harmony.conversation import Effort
 from mosso.train.skills.base import Example, Expected, answer, draw_setting, dress, user
-from mosso.train.skills.words import COMMON_WORDS
+from mosso.train.skills.words import CITIES, COMMON_WORDS, FIRST_NAMES, nonce
 
 NAME = "lists"
 
@@ -15,7 +15,8 @@ ASCENDING = (
     "Sort {l}.", "Sort these numbers: {l}", "Sort {l} in ascending order.", "Sort {l} from smallest to largest.",
     "Put {l} in order.", "Order these from low to high: {l}", "Please sort this list: {l}", "sort {l}",
     "Can you sort {l}?", "Arrange {l} in increasing order.", "List these in ascending order: {l}",
-    "What is {l} in sorted order?", "Sort the list [{l}].", "Order {l}.",
+    "What is {l} in sorted order?", "Sort the list [{l}].", "Order {l}.", "Sort [{l}]", "sort these numbers: {l}",
+    "Can you order {l} from the smallest to the largest?", "Sort these: {l}", "Sort the numbers {l}.", "I have {l}. Sort them.",
 )  # fmt: skip
 DESCENDING = (
     "Sort {l} in descending order.", "Sort {l} from largest to smallest.", "Order these from high to low: {l}",
@@ -25,12 +26,14 @@ DESCENDING = (
 ALPHABETIC = (
     "Sort these words: {l}", "Sort {l} alphabetically.", "Put {l} in alphabetical order.",
     "Order these words from A to Z: {l}", "Arrange {l} alphabetically.", "Alphabetize {l}.",
-    "Sort the words {l}.", "Can you put {l} in alphabetical order?",
+    "Sort the words {l}.", "Can you put {l} in alphabetical order?", "sort {l} alphabetically", "Sort these from A to Z: {l}",
+    "What is the alphabetical order of {l}?", "Please sort these words alphabetically: {l}", "Sort this list of words: {l}",
 )  # fmt: skip
 COUNT = (
     "How many items are in this list: {l}", "Count the items: {l}", "How many {k} are there: {l}?",
     "Count these {k}: {l}", "How long is the list {l}?", "How many {k} are in {l}?", "Count {l}.",
-    "What is the length of this list: {l}", "Tell me how many {k} this list has: {l}",
+    "What is the length of this list: {l}", "Tell me how many {k} this list has: {l}", "How many {k}? {l}", "count: {l}",
+    "How many {k} does [{l}] have?", "Please count these {k}: {l}", "I have {l}. How many {k} is that?",
 )  # fmt: skip
 COUNT_WORD = (
     'How many times does {x} appear in {l}?', 'How often is {x} in this list: {l}', "Count {x} in {l}.",
@@ -46,6 +49,9 @@ EXTREME = {
     "smallest": ("What is the smallest of {l}?", "Which is the smallest number: {l}?", "Find the minimum of {l}.",
                  "Smallest of {l}?", "What is the min of {l}?", "Which of {l} is the lowest?"),
 }  # fmt: skip
+
+
+_PLACES = tuple(city for city in CITIES if " " not in city)
 
 
 def joined(items: list[str]) -> str:
@@ -125,41 +131,50 @@ def extreme_thinking(items: list[str], largest: bool, effort: Effort) -> str:
     return "\n".join(["Keep the best so far.", *lines])
 
 
-def draw_numbers(rng: random.Random, low: int = 3, high: int = 7) -> list[str]:
+def draw_numbers(rng: random.Random, low: int = 2, high: int = 8) -> list[str]:
+    """Whole numbers; at times some below zero, at times one of them twice."""
     most = rng.choice((20, 100, 100, 1000))
-    count = rng.randint(low, high)
-    return [str(n) for n in rng.sample(range(most), count)]
+    least = -most if rng.random() < 0.08 else 0
+    items = [str(n) for n in rng.sample(range(least, most), rng.randint(low, high))]
+    if len(items) > 2 and rng.random() < 0.12:
+        items[rng.randrange(len(items))] = rng.choice(items)
+    return items
 
 
-def draw_words(rng: random.Random, low: int = 3, high: int = 6) -> list[str]:
-    """Words of different first letters: their order is that of the alphabet's letters."""
+def draw_words(rng: random.Random, low: int = 2, high: int = 7) -> list[str]:
+    """Words, names, places or words that nobody knows; mostly of different first letters."""
+    roll = rng.random()
+    pool = COMMON_WORDS if roll < 0.7 else FIRST_NAMES if roll < 0.8 else _PLACES if roll < 0.85 else ()
+    twins = pool is COMMON_WORDS and rng.random() < 0.3
     found: dict[str, str] = {}
-    while len(found) < high:
-        word = rng.choice(COMMON_WORDS)
-        found.setdefault(word[0], word)
-    words = list(found.values())
-    return words[: rng.randint(low, high)]
+    count = rng.randint(low, high)
+    while len(found) < count:
+        word = rng.choice(pool) if pool else nonce(rng)
+        found.setdefault(word if twins else word[0], word)
+    return list(dict.fromkeys(found.values()))
 
 
 def draw(rng: random.Random) -> Iterator[Example]:
-    kind = rng.choices(
-        (_sort, _sort_words, _count, _count_equal, _count_above, _extreme), (5, 2, 2, 1, 1, 1)
-    )[0]
-    yield kind(rng)
+    kinds = (_sort, _sort_words, _count, _count_equal, _count_above, _extreme)
+    yield rng.choices(kinds, (5, 3, 2, 1, 1, 1))[0](rng)
+
+
+def sort_key(items: list[str], *, down: bool) -> str:
+    return f"lists sort {down} {joined(items)}"
 
 
 def _example(
-    rng: random.Random, text: str, think, final: str, expected: Expected, key: str, detail: str
-) -> Example:  # type: ignore[no-untyped-def]
+    rng: random.Random,
+    text: str,
+    think: Callable[[Effort], str],
+    final: str,
+    expected: Expected,
+    key: str,
+    detail: str,
+) -> Example:
     setting = draw_setting(rng)
-    return Example(
-        NAME,
-        setting.prompt(user(dress(rng, text))),
-        answer(think(setting.effort), final),
-        expected,
-        f"lists {key}",
-        detail,
-    )
+    words = setting.prompt(user(dress(rng, text)))
+    return Example(NAME, words, answer(think(setting.effort), final), expected, key, detail)
 
 
 def _sort(rng: random.Random) -> Example:
@@ -173,7 +188,7 @@ def _sort(rng: random.Random) -> Example:
         lambda effort: sort_thinking(items, ordered, effort, "largest" if down else "smallest"),
         joined(ordered),
         Expected(numbers=tuple(ordered)),
-        f"sort {down} {joined(items)}",
+        sort_key(items, down=down),
         "sort numbers",
     )
 
@@ -187,14 +202,14 @@ def _sort_words(rng: random.Random) -> Example:
         lambda effort: sort_thinking(items, ordered, effort, "first in the alphabet"),
         joined(ordered),
         Expected(words=tuple(ordered)),
-        f"alphabet {joined(items)}",
+        f"lists alphabet {joined(items)}",
         "sort words",
     )
 
 
 def _count(rng: random.Random) -> Example:
     words = rng.random() < 0.6
-    items = draw_words(rng, 2, 10) if words else draw_numbers(rng, 2, 10)
+    items = draw_words(rng, 2, 9) if words else draw_numbers(rng, 2, 10)
     kind = rng.choice(("words", "items")) if words else rng.choice(("numbers", "items"))
     return _example(
         rng,
@@ -202,7 +217,7 @@ def _count(rng: random.Random) -> Example:
         lambda effort: count_thinking(items, effort),
         f"There are {len(items)} items.",
         Expected(last_number=str(len(items))),
-        f"count {joined(items)}",
+        f"lists count {joined(items)}",
         "count",
     )
 
@@ -218,22 +233,22 @@ def _count_equal(rng: random.Random) -> Example:
         lambda effort: tally(items, hits, wanted, effort),
         f"{wanted} appears {sum(hits)} {'time' if sum(hits) == 1 else 'times'}.",
         Expected(last_number=str(sum(hits))),
-        f"equal {wanted} {joined(items)}",
+        f"lists equal {wanted} {joined(items)}",
         "count equal",
     )
 
 
 def _count_above(rng: random.Random) -> Example:
     items = draw_numbers(rng)
-    limit = rng.randint(1, 2 * max(map(int, items)) // 2 + 1)
+    limit = rng.randint(1, max(2, *map(int, items)))
     hits = [int(item) > limit for item in items]
     return _example(
         rng,
         rng.choice(COUNT_ABOVE).format(l=spoken(rng, items), x=limit),
         lambda effort: tally(items, hits, f"greater than {limit}", effort),
-        f"{sum(hits)} of them are greater than {limit}.",
+        f"{sum(hits)} of them {'is' if sum(hits) == 1 else 'are'} greater than {limit}.",
         Expected(numbers=(str(sum(hits)), str(limit))),
-        f"above {limit} {joined(items)}",
+        f"lists above {limit} {joined(items)}",
         "count above",
     )
 
@@ -248,6 +263,6 @@ def _extreme(rng: random.Random) -> Example:
         lambda effort: extreme_thinking(items, which == "largest", effort),
         f"The {which} is {best}.",
         Expected(last_number=best),
-        f"{which} {joined(items)}",
+        f"lists {which} {joined(items)}",
         which,
     )

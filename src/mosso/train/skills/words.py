@@ -12,7 +12,16 @@ COMMON_WORDS = tuple(
     mountain needle notebook nutmeg ocean olive onion orange orchid otter oven paper peach pencil pepper
     pillow planet plum pocket quilt rabbit radio river rocket saddle salmon school shadow silver spider
     spoon summer sunset table tiger tomato tower train tulip turtle umbrella valley velvet village violin
-    walnut water whale window winter wolf yellow yogurt zebra zipper""".split()
+    walnut water whale window winter wolf yellow yogurt zebra zipper
+    acorn album almond apricot atlas avocado badge bamboo barrel bear bell bench bird blanket boat book
+    bottle bowl box bread brick brush bucket bus cabin cactus cake canyon cat chair cheese chess clock coat
+    coin comet compass copper coral cow crown cup dish doctor dog door dress drum duck eagle ear earth egg
+    elbow envelope fence fig fire fish flag fog fork fox frog gate ghost ginger glass goat gold goose grass
+    hat hawk heart hill horse house ice ink iron jar jelly juice key king knife lake lamp leaf lime lobster
+    map mask milk mint moon mouse mushroom nail nest night nose nut oak oil owl page pan panda parrot pear
+    pen piano pig pine pizza pond potato queen rain rice ring robot rock roof rope rose salt sand sea seed
+    sheep ship shirt shoe snail snow soap sock soup spinach star stone street sugar sun swan tea tent thumb
+    toast tool tooth train tree truck urn vase vest wagon wall watch wheat wheel wind wood yak yarn zinc""".split()
 )
 FIRST_NAMES = tuple(
     """Anna Ben Clara David Emma Felix Grace Henry Ivy Jack Karen Liam Maria Noah Olivia Paul Quinn Rosa Sam
