@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from mosso.kernels import attention, cache, experts, linear, native, norm
+from mosso.kernels import attention, cache, experts, linear, native, noise, norm
 from mosso.kernels.experts import ExpandedExperts, PackedExperts
 from mosso.kernels.mxfp4 import dequantize, quantize
 from mosso.kernels.native import build
@@ -28,7 +28,11 @@ ROWS = (1, 2, 3, 4, 5, 9, 33)
 @pytest.fixture(autouse=True)
 def poisoned_outputs(monkeypatch):
     real = torch.empty
-    monkeypatch.setattr(native.torch, "empty", lambda *shape: real(*shape).fill_(torch.nan))
+    monkeypatch.setattr(
+        native.torch,
+        "empty",
+        lambda *shape, **kind: real(*shape, **kind).fill_(torch.nan if not kind else -1),
+    )
 
 
 @pytest.fixture(params=[1, 2])
@@ -229,6 +233,30 @@ def test_threads_change_no_bit(random):
         results += [native.linear(x, weight) for _ in range(20)]
     torch.set_num_threads(before)
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+# ---- draw --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 255, 256, 257, 4096])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 20.0])
+def test_draw(random, threads, vocab, scale):
+    logits = random(300, vocab) * scale
+    logits[:, 1::7] = -torch.inf
+    seeds = torch.arange(300) * 0x1234567_89ABCDEF - 2**62
+    positions = torch.arange(300) % 50
+    expected = noise.draw(logits, seeds, positions)
+    assert (
+        native.draw(logits, seeds, positions) != expected
+    ).sum() <= 1  # the logarithms may differ in a bit
+    assert expected.unique().numel() > min(vocab - 1, 10) // 2
+
+
+def test_draw_of_no_rows_and_of_strided_parameters(random):
+    assert native.draw(random(0, 9), torch.zeros(0).long(), torch.zeros(0).long()).shape == (0,)
+    logits, both = random(40, 100), torch.arange(80).view(40, 2)
+    expected = noise.draw(logits, both[:, 0], both[:, 1])
+    assert torch.equal(native.draw(logits, both[:, 0], both[:, 1]), expected)
 
 
 # ---- choosing and building --------------------------------------------------------------------------------

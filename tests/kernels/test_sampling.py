@@ -145,7 +145,9 @@ def test_supports(given, expected):
 
 
 def test_top_k_of_equals_keeps_the_lower_ids():
-    assert support([1.0, 1.0, 1.0, 1.0], top_k=2) == {0, 1}
+    logits = [1.0, 2.0] * 500
+    assert support(logits, top_k=2) == {1, 3}
+    assert support(logits, top_k=502) == {*range(1, 1000, 2), 0, 2}
 
 
 def test_truncation_leaves_kept_logits_alone():
