@@ -75,6 +75,13 @@ def test_min_tokens_forbids_stop_ids_until_then(bench, request_of):
     assert got[0] != free[0]
 
 
+def test_the_stop_id_comes_right_after_min_tokens_when_it_wants_to(bench, request_of):
+    eager = {"stop_ids": frozenset([7]), "logit_bias": ((7, 100.0),), "max_tokens": 30}
+    for least in (0, 1, 5):
+        got = bench().run([request_of("a", PROMPT, min_tokens=least, **eager)])["a"]
+        assert (len(got.tokens), got.finish) == (least + 1, FinishReason.STOP)
+
+
 def test_max_tokens_and_the_context_end_with_length(bench, request_of):
     got = bench().run([request_of("a", PROMPT, max_tokens=3)])["a"]
     assert (len(got.tokens), got.finish) == (3, FinishReason.LENGTH)

@@ -53,7 +53,7 @@ def build_loop(
         Scheduler(scheduler_config(config, budget, settings)),
         TorchRunner(
             table,
-            Sampler(table, settings.max_rows, device),
+            Sampler(table, settings.max_rows, device, operations),
             partial(forward, weights, config, kv, operations=operations),
         ),
         inbox,

@@ -16,6 +16,7 @@ from mosso.core.requests import Request, SamplingParams, TokenLogprob
 from mosso.core.steps import RowWork, StepPlan
 from mosso.engine.table import RowTable
 from mosso.kernels import sampling as kernels
+from mosso.kernels.operations import TWINS, Operations
 
 _FLOATS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 _INTS = ("seed", "top_k")
@@ -41,8 +42,11 @@ class _Batch:
 class Sampler:
     """Sampling parameters by row. Used by one thread, in the plans' order, like the table."""
 
-    def __init__(self, table: RowTable, max_rows: int, device: torch.device) -> None:
+    def __init__(
+        self, table: RowTable, max_rows: int, device: torch.device, operations: Operations = TWINS
+    ) -> None:
         self._table = table
+        self._draw = operations.draw
         self._device = device
         self._requests: list[Request | None] = [None] * max_rows
         self._floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32, device=device)
@@ -61,7 +65,9 @@ class Sampler:
     def sample(self, logits: torch.Tensor, work: Sequence[RowWork]) -> Sampled:
         """One token for each work item (all sample) from logits [S, V]; it becomes known in the table."""
         batch = self._gather(work)
-        tokens = kernels.sample(self._penalize(logits, batch), sampling_rows(batch), bias=self._bias(batch))
+        tokens = kernels.sample(
+            self._penalize(logits, batch), sampling_rows(batch), bias=self._bias(batch), draw=self._draw
+        )
         self._table.append(batch.rows, batch.positions, tokens)
         asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
         if not asked:

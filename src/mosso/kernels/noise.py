@@ -47,3 +47,8 @@ def gumbel(seeds: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Ten
     fraction = _shift_right(random_bits(seeds, positions, size), 64 - _FRACTION_BITS)
     u = (fraction.float() + 0.5) * 2.0**-_FRACTION_BITS
     return -torch.log(-torch.log1p(-u.clamp(max=1 - 2.0**-24)))
+
+
+def draw(logits: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """One sample of each row's softmax by the Gumbel-max trick: logits float32 [S, V] → int64 [S]."""
+    return (logits + gumbel(seeds, positions, logits.shape[-1])).argmax(-1)

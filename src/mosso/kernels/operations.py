@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from mosso.kernels import attention, cache, experts, linear, native, norm
+from mosso.kernels import attention, cache, experts, linear, native, noise, norm
 
 
 class RmsNorm(Protocol):
@@ -56,9 +56,15 @@ class Moe(Protocol):
     ) -> torch.Tensor: ...
 
 
+class Draw(Protocol):
+    def __call__(
+        self, logits: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """One implementation of each operation of a layer; the torch twins define what they compute."""
+    """One implementation of each operation; the torch twins define what they compute."""
 
     name: str
     rms_norm: RmsNorm
@@ -66,6 +72,7 @@ class Operations:
     rotate_and_store: RotateAndStore
     paged_attention: PagedAttention
     moe: Moe
+    draw: Draw
 
 
 TWINS = Operations(
@@ -75,6 +82,7 @@ TWINS = Operations(
     cache.rotate_and_store,
     attention.paged_attention,
     experts.moe,
+    noise.draw,
 )
 NATIVE = Operations(
     "native",
@@ -83,6 +91,7 @@ NATIVE = Operations(
     native.rotate_and_store,
     native.paged_attention,
     native.moe,
+    native.draw,
 )
 
 

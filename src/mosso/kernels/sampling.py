@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mosso.kernels.noise import gumbel
+from mosso.kernels import noise
+from mosso.kernels.operations import Draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,16 @@ class Bias:
 
 
 def sample(
-    logits: torch.Tensor, rows: SamplingRows, penalties: Penalties | None = None, bias: Bias | None = None
+    logits: torch.Tensor,
+    rows: SamplingRows,
+    penalties: Penalties | None = None,
+    bias: Bias | None = None,
+    draw: Draw = noise.draw,
 ) -> torch.Tensor:
-    """The next token of each row, int64 [S], from the model's logits, float32 [S, V] (left unchanged)."""
+    """The next token of each row, int64 [S], from the model's logits, float32 [S, V] (left unchanged).
+
+    `draw` is the device's implementation of the last step.
+    """
     if penalties is not None:
         logits = penalize(logits, penalties)
     if bias is not None:
@@ -63,8 +71,7 @@ def sample(
     scaled = logits / torch.where(greedy, 1.0, rows.temperature)[:, None]
     if rows.truncates:
         scaled = truncate(scaled, rows.top_k, rows.top_p, rows.min_p)
-    noise = gumbel(rows.seed, rows.position, logits.shape[-1])
-    return torch.where(greedy[:, None], logits, scaled + noise).argmax(-1)
+    return torch.where(greedy, logits.argmax(-1), draw(scaled, rows.seed, rows.position))
 
 
 def penalize(logits: torch.Tensor, penalties: Penalties) -> torch.Tensor:

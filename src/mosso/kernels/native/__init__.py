@@ -25,7 +25,9 @@ _ARGUMENTS = {  # p: pointer, n: length or stride, i: int, f: float
     "mosso_rotate_and_store": "ippppnnnnpipn",
     "mosso_paged_attention": "ipnnnnipnnpnppnpnp",
     "mosso_mix": "ipnppninnnppppppfp",
+    "mosso_draw": "ipnnppp",
 }
+_NEVER_FAIL = ("mosso_rms_norm", "mosso_rotate_and_store", "mosso_draw")
 _KINDS = {"p": c_void_p, "n": c_int64, "i": c_int, "f": c_float}
 
 
@@ -42,7 +44,7 @@ def _call(name: str, *arguments: float | None) -> None:
     function = getattr(library, name)
     if function.argtypes is None:
         function.argtypes = [_KINDS[letter] for letter in _ARGUMENTS[name]]
-        function.restype = None if name in ("mosso_rms_norm", "mosso_rotate_and_store") else c_int
+        function.restype = None if name in _NEVER_FAIL else c_int
     if function(torch.get_num_threads(), *arguments):
         raise MemoryError(f"{name} found no memory")
 
@@ -80,12 +82,13 @@ def rotate_and_store(
     _, kv_heads, pages, page_size, dim = pool.shape
     if dim > _MAX_HEAD_DIM:
         return cache.rotate_and_store(qkv, cos, sin, pool, slots)
+    qkv = qkv.contiguous()  # by name: the memory must live until the call returns
     rows, all_heads, _ = qkv.shape
     heads = all_heads - 2 * kv_heads
     q = torch.empty(rows, heads, dim)
     _call(
         "mosso_rotate_and_store",
-        qkv.contiguous().data_ptr(),
+        qkv.data_ptr(),
         cos.data_ptr(),
         sin.data_ptr(),
         slots.data_ptr(),
@@ -113,10 +116,10 @@ def paged_attention(
     tokens, heads, dim = q.shape
     if dim % _LANES:
         return attention.paged_attention(q, pool, pages, sinks, query_starts, context_lens, window)
-    out = torch.empty(tokens, heads, dim)
+    q, out = q.contiguous(), torch.empty(tokens, heads, dim)
     _call(
         "mosso_paged_attention",
-        q.contiguous().data_ptr(),
+        q.data_ptr(),
         tokens,
         heads,
         pool.shape[1],
@@ -177,6 +180,22 @@ def mix(
         down_scales,
         experts.down_bias.data_ptr(),
         limit,
+        out.data_ptr(),
+    )
+    return out
+
+
+def draw(logits: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    logits, seeds, positions = logits.contiguous(), seeds.contiguous(), positions.contiguous()
+    rows, vocab = logits.shape
+    out = torch.empty(rows, dtype=torch.int64)
+    _call(
+        "mosso_draw",
+        logits.data_ptr(),
+        rows,
+        vocab,
+        seeds.data_ptr(),
+        positions.data_ptr(),
         out.data_ptr(),
     )
     return out

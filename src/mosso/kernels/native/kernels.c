@@ -425,3 +425,61 @@ int mosso_mix(int threads, const float *x, int64_t tokens, const int64_t *chosen
     free(floats);
     return failed;
 }
+
+/* ---- draw: the index of the largest logit + Gumbel noise, logits [S, V] -> [S] --------------------------- */
+
+enum { DRAW_CHUNK = 256, DRAW_COST = 16 }; /* what a token costs, in multiplications */
+
+typedef struct {
+    const float *logits;
+    const int64_t *seeds, *positions;
+    int64_t *out;
+    int64_t vocab;
+} Draw;
+
+INLINE uint64_t mix_bits(uint64_t x) { /* splitmix64, see noise.py */
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+INLINE float gumbel_of(float u) {
+    const float most = 1.0f - 0x1p-24f;
+    return -logf(-log1pf(-(u < most ? u : most)));
+}
+
+/* The noise of u is at most -ln u, and u's exponent bounds that without a logarithm: few tokens need one. */
+INLINE float gumbel_bound(float u) {
+    uint32_t bits;
+    memcpy(&bits, &u, sizeof bits);
+    return (float)(127 - (int32_t)(bits >> 23)) * 0.69314719f + 1e-3f;
+}
+
+static void draw_row(void *arg, int64_t row) {
+    const Draw *job = arg;
+    const float *logits = job->logits + row * job->vocab;
+    const uint64_t step = 0x9E3779B97F4A7C15u;
+    const uint64_t state = mix_bits(mix_bits((uint64_t)job->seeds[row] + step) + (uint64_t)job->positions[row] * step);
+    float u[DRAW_CHUNK], bound[DRAW_CHUNK], best = -INFINITY;
+    int64_t chosen = 0;
+    for (int64_t first = 0; first < job->vocab; first += DRAW_CHUNK) {
+        const int64_t count = least(DRAW_CHUNK, job->vocab - first);
+        for (int64_t i = 0; i < count; i++) {
+            const uint64_t bits = mix_bits(state + (uint64_t)(first + i + 1) * step);
+            u[i] = ((float)(int64_t)(bits >> 24) + 0.5f) * 0x1p-40f;
+            bound[i] = logits[first + i] + gumbel_bound(u[i]);
+        }
+        for (int64_t i = 0; i < count; i++) {
+            if (!(bound[i] > best)) continue;
+            const float value = logits[first + i] + gumbel_of(u[i]);
+            if (value > best) best = value, chosen = first + i;
+        }
+    }
+    job->out[row] = chosen;
+}
+
+void mosso_draw(int threads, const float *logits, int64_t rows, int64_t vocab, const int64_t *seeds,
+                const int64_t *positions, int64_t *out) {
+    Draw job = {logits, seeds, positions, out, vocab};
+    parallel(worth(threads, rows * vocab * DRAW_COST), draw_row, &job, rows);
+}
