@@ -37,7 +37,8 @@ class RowTable:
         self._page_size = page_size
         self._num_logical = -(-max_context // page_size)
         self._device = device
-        self._tokens = torch.empty(max_rows, max_context + 1, dtype=torch.int64, device=device)
+        # Zeros: a step launched behind a failed one reads a token that was never sampled; it must be an id.
+        self._tokens = torch.zeros(max_rows, max_context + 1, dtype=torch.int64, device=device)
         self._pages = torch.zeros(2, max_rows, self._num_logical, dtype=torch.int32, device=device)
         self._num_full_pages = [0] * max_rows  # known to a row's table; new ones follow
 
