@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,14 +197,18 @@ class Chat:
 
     def obey(self, text: str) -> None:
         name, _, argument = text[1:].partition(" ")
-        actions: dict[str, Callable[[str], str]] = {
-            "effort": self.set_effort,
-            "system": self.set_system,
-            "new": lambda _: self.forget(),
-            "help": lambda _: HELP,
-        }
-        action = actions.get(name, lambda _: f"no command /{name}; /help lists them")
-        self.screen.line(action(argument.strip()))
+        match name:
+            case "effort":
+                said = self.set_effort(argument.strip())
+            case "system":
+                said = self.set_system(argument.strip())
+            case "new":
+                said = self.forget()
+            case "help":
+                said = HELP
+            case _:
+                said = f"no command /{name}; /help lists them"
+        self.screen.line(said)
 
     def set_effort(self, effort: str) -> str:
         if effort not in EFFORTS:

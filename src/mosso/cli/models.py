@@ -30,11 +30,12 @@ def find_model(text: str) -> Model:
         return Model(folder.resolve().name, folder)
     if folder.exists():
         raise UsageError(f"{text} is a file; give the folder that holds config.json and the weights")
+    if not looks_like_hub_id(text):
+        raise UsageError(f"no model {text!r}: it is neither 'demo' nor a folder here")
     pulled = pulled_folder(text)
-    if pulled.is_dir():
-        return Model(text, pulled)
-    hint = f"; to download it: mosso pull {text}" if looks_like_hub_id(text) else ""
-    raise UsageError(f"no model {text!r}: it is neither 'demo' nor a folder here{hint}")
+    if not pulled.is_dir():
+        raise UsageError(f"{text} is not here; to download it: mosso pull {text}")
+    return Model(text, pulled)
 
 
 def looks_like_hub_id(text: str) -> bool:

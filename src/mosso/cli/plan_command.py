@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import click
 from mosso.cli.models import find_model
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 
+GIB = 1 << 30
+DEVICE_MEMORY = 80 * GIB  # one H100
 PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 
 
 @click.command("plan")
 @click.argument("model", default="20b")
-@click.option("--memory", type=float, help="GiB there are; default: what this machine or --device has.")
+@click.option("--memory", type=float, help="GiB there are; default: 80 for cuda, this machine's for cpu.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on cuda, float32 on cpu."
@@ -33,9 +36,16 @@ def command(model: str, memory: float | None, **options: Any) -> None:
     from mosso.model.plan import format_plan, plan_memory
 
     found = shape_of(model)
-    limit = int(memory * 2**30) if memory is not None else None
+    limit = int(memory * GIB) if memory is not None else default_memory(options["device"])
     plan = plan_memory(found.config, experts_format=found.experts_format, memory=limit, **options)
     click.echo(format_plan(plan))
+
+
+def default_memory(device: str) -> int:
+    """Bytes: a plan for a GPU is often made where there is none, so it assumes the usual one."""
+    if device == "cuda":
+        return DEVICE_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from mosso.core.json import JsonValue
 from mosso.harmony.conversation import Channel, Conversation, Effort, Message, Role, SystemContent
-from mosso.harmony.parser import ParsedMessage
+from mosso.harmony.events import ParsedMessage
 from mosso.train.examples import SKILLS, Example, Split, examples
 from mosso.train.skills import arithmetic, lists
 from mosso.train.skills.base import CALL_CONTENT_TYPE, EFFORTS, Expected
@@ -184,7 +184,7 @@ def _answers(expected: Expected, text: str) -> bool:
             all(_has(text, part) for part in expected.contains),
             expected.last_number is None or numbers[-1:] == (expected.last_number,),
             expected.numbers is None or numbers == expected.numbers,
-            expected.words is None or tuple(re.findall(r"\w+", text.lower())) == expected.words,
+            expected.words is None or re.findall(r"\w+", text.lower()) == [w.lower() for w in expected.words],
             expected.json is None or _json_equals(text, expected.json),
         )
     )
