@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mosso.core.json import JsonValue
 from mosso.harmony.conversation import Effort
 from mosso.train.skills.base import Example, Expected, answer, draw_setting, user
-from mosso.train.skills.words import COMMON_WORDS, city, nonce, person
+from mosso.train.skills.words import COMMON_WORDS, FIRST_NAMES, LAST_NAMES, city, nonce, person
 
 NAME = "extraction"
 MONTHS = "January February March April May June July August September October November December".split()
@@ -33,7 +33,12 @@ def _code(rng: random.Random) -> str:
 
 
 def _email(rng: random.Random) -> str:
-    return f"{nonce(rng, rng.randint(1, 2))}{rng.choice(('', '.', '_'))}{rng.randint(1, 99)}@{nonce(rng)}.{rng.choice(('com', 'org', 'net'))}"
+    if rng.random() < 0.5:
+        user = f"{nonce(rng, rng.randint(1, 2))}{rng.choice(('', '.', '_'))}{rng.randint(1, 99)}"
+    else:
+        user = rng.choice(FIRST_NAMES).lower() + rng.choice(("", f".{rng.choice(LAST_NAMES).lower()}"))
+    host = "example" if rng.random() < 0.4 else nonce(rng)
+    return f"{user}@{host}.{rng.choice(('com', 'com', 'org', 'net', 'io'))}"
 
 
 def _date(rng: random.Random) -> str:
@@ -65,6 +70,16 @@ def _product(rng: random.Random) -> str:
 def _job(rng: random.Random) -> str:
     return rng.choice(JOBS)
 
+
+def _title(rng: random.Random) -> str:
+    return " ".join(_product(rng).capitalize() for _ in range(rng.choice((1, 2, 2))))
+
+
+def _color(rng: random.Random) -> str:
+    return rng.choice(COLORS)
+
+
+COLORS = "red blue green yellow black white orange purple grey brown pink silver golden".split()
 
 KINDS = (
     Kind({"name": person, "age": _number(18, 99), "city": city}, (
@@ -98,18 +113,65 @@ KINDS = (
         "Come to the {event} party in {place} on {date} at {time}.", "{place}, {date}, {time}: {event} fair.",
         "Save the date: {event} day, {date}, {time}, {place}.",
     )),
+    Kind({"title": _title, "author": person, "year": _number(1900, 2034)}, (
+        "{title} by {author} was published in {year}.", "In {year}, {author} wrote {title}.", "{author} is the author of {title} ({year}).",
+        "The book {title} came out in {year}. {author} wrote it.", "Title: {title}. Author: {author}. Year: {year}.",
+    )),
+    Kind({"company": _title, "founder": person, "city": city, "employees": _number(2, 9999)}, (
+        "{company} was founded by {founder} in {city} and has {employees} employees.", "{founder} runs {company}, a company in {city} with {employees} employees.",
+        "With {employees} employees, {company} is large in {city}; {founder} founded it.", "{company}, {city}: founder {founder}, {employees} employees.",
+    )),
+    Kind({"invoice": _code, "amount": _price, "date": _date, "customer": person}, (
+        "Invoice {invoice} over {amount} euros is due on {date} for {customer}.", "{customer} must pay {amount} dollars by {date}, invoice {invoice}.",
+        "On {date} we sent invoice {invoice} to {customer}. The amount is {amount}.", "Invoice: {invoice}, customer: {customer}, amount: {amount}, date: {date}.",
+    )),
+    Kind({"color": _color, "size": _number(1, 60), "product": _product, "price": _price}, (
+        "The {color} {product} in size {size} costs {price} euros.", "I want a {color} {product}, size {size}, for {price}.",
+        "{product}: {color}, size {size}, {price} dollars.", "For {price} you get this {color} {product} of size {size}.",
+    )),
+    Kind({"name": person, "phone": _phone}, (
+        "{name} has the phone number {phone}.", "Please call {name} at {phone}.", "This is {name}, my number is {phone}.",
+        "You can reach me under {phone}. Best, {name}", "Phone {phone} belongs to {name}.",
+    )),
+    Kind({"name": person, "email": _email}, (
+        "Hi, I am {name}. My email is {email}.", "Please write to {name} at {email}.", "{name} <{email}>", "Regards, {name} ({email})",
+        "The address of {name} is {email}.", "From: {name}, {email}",
+    )),
+    Kind({"name": person, "team": _color, "score": _number(0, 99), "date": _date}, (
+        "{name} of team {team} scored {score} points on {date}.", "On {date}, {name} got {score} points for the {team} team.",
+        "{score} points went to {name} ({team}) on {date}.",
+    )),
+    Kind({"room": _number(1, 400), "guest": person, "nights": _number(1, 21), "date": _date}, (
+        "{guest} stays in room {room} for {nights} nights from {date}.", "Room {room} is booked by {guest} from {date}, {nights} nights.",
+        "From {date} on, {guest} has room {room} for {nights} nights.", "Guest {guest}, room {room}, {nights} nights, arrival {date}.",
+    )),
+    Kind({"city": city, "temperature": _number(-20, 40), "humidity": _number(10, 100)}, (
+        "It is {temperature} degrees in {city} and the humidity is {humidity} percent.", "{city}: {temperature} degrees, humidity {humidity}%.",
+        "In {city} we have {humidity} percent humidity at {temperature} degrees.",
+    )),
     Kind({"flight": _code, "from": city, "to": city, "time": _time}, (
         "Flight {flight} leaves {from} for {to} at {time}.", "At {time} flight {flight} goes from {from} to {to}.",
         "From {from} to {to}: flight {flight}, departure {time}.", "We fly from {from} to {to} with {flight} at {time}.",
     )),
 )  # fmt: skip
 
+# Sentences of fields that nobody planned for: their names are words, so names are copied too.
+PAIRS = (
+    "The {f} is {v}.", "{f}: {v}.", "{f} = {v};", "Its {f} is {v}.", "My {f} is {v}.", "{f} {v},", "- {f}: {v}\n", "The {f} of this is {v}.",
+)  # fmt: skip
+FIELD_NAMES = (
+    "weight height width length brand model version status level rank country street language currency total rating category "
+    "material owner manager department project deadline priority start end distance speed capacity genre artist album pages id"
+).split()
+
 REQUESTS = (
     "Extract {f} as JSON: {t}", 'Extract {f} as JSON from this text: "{t}"', "Extract {f} as JSON.\n\n{t}",
     "Give me {f} from this text as JSON: {t}", "Return {f} as JSON. Text: {t}", "{t}\nExtract {f} as JSON.",
     "Turn this into JSON with {f}: {t}", "Parse this into JSON ({f}): {t}", "From the text below, get {f} as JSON.\n{t}",
     "Please extract {f} from this and answer in JSON: {t}", 'What are {f} here? Answer as JSON. "{t}"',
-    "Read this and output JSON with {f}: {t}", "JSON with {f}: {t}", "{t}\n\nPut {f} into JSON.",
+    "Read this and output JSON with {f}: {t}", "extract {f} as json: {t}", "{t} -> JSON with {f}", "Convert to JSON with {f}: {t}",
+    "Get {f} from: {t} Reply with JSON only.", "Extract {f} from the text and return a JSON object.\n\nText: {t}", "I need {f} as JSON. {t}",
+    "Text: {t}\n\nReturn a JSON object with {f}.", "Extract the following fields as JSON: {f}\n\n{t}", "JSON with {f}: {t}", "{t}\n\nPut {f} into JSON.",
 )  # fmt: skip
 
 
@@ -139,17 +201,15 @@ def thinking(found: dict[str, JsonValue], effort: Effort) -> str:
 
 
 def draw(rng: random.Random) -> Iterator[Example]:
-    kind = rng.choice(KINDS)
-    values = {name: make(rng) for name, make in kind.fields.items()}
-    text = rng.choice(kind.texts).format(**{name: str(value) for name, value in values.items()})
+    text, values = _pairs(rng) if rng.random() < 0.2 else _of_kind(rng)
     wanted = list(values)
     rng.shuffle(wanted)
     wanted = wanted[: rng.choices(range(1, len(wanted) + 1), weights=range(1, len(wanted) + 1))[0]]
-    found: dict[str, JsonValue] = {name: values[name] for name in wanted}
     if rng.random() < 0.12:
-        missing = rng.choice([name for other in KINDS for name in other.fields if name not in values])
-        wanted.insert(rng.randrange(len(wanted) + 1), missing)
-        found = {name: values.get(name) for name in wanted}
+        wanted.insert(
+            rng.randrange(len(wanted) + 1), rng.choice([name for name in ALL_FIELDS if name not in values])
+        )
+    found = {name: values.get(name) for name in wanted}
     setting = draw_setting(rng)
     yield Example(
         NAME,
@@ -159,3 +219,35 @@ def draw(rng: random.Random) -> Iterator[Example]:
         f"extraction {sorted(map(str, values.values()))}",
         detail=f"{len(found)} fields",
     )
+
+
+def _of_kind(rng: random.Random) -> tuple[str, dict[str, JsonValue]]:
+    kind = rng.choice(KINDS)
+    values = {name: make(rng) for name, make in kind.fields.items()}
+    return rng.choice(kind.texts).format(**values), values
+
+
+def _pairs(rng: random.Random) -> tuple[str, dict[str, JsonValue]]:
+    names = set()
+    while len(names) < rng.randint(2, 5):
+        names.add(rng.choice(FIELD_NAMES) if rng.random() < 0.6 else _product(rng))
+    makers = (
+        _product,
+        _product,
+        _title,
+        _code,
+        _date,
+        _price,
+        _color,
+        city,
+        person,
+        _number(0, 9999),
+        _number(1, 99),
+    )
+    values = {name: rng.choice(makers)(rng) for name in sorted(names)}
+    form = rng.choice(PAIRS)
+    text = " ".join(form.format(f=name, v=value) for name, value in values.items())
+    return text.replace("\n ", "\n").rstrip(",;\n"), values
+
+
+ALL_FIELDS = tuple(dict.fromkeys([*(name for kind in KINDS for name in kind.fields), *FIELD_NAMES]))
