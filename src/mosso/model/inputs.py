@@ -18,7 +18,7 @@ class StepInputs:
     positions: torch.Tensor  # int64 [T]
     query_starts: torch.Tensor  # int32 [R + 1]
     context_lens: torch.Tensor  # int32 [R], positions with KV after this step: start + count
-    full_pages: torch.Tensor  # int32 [R, P], logical page → page id of the full group; unused entries are never read
+    full_pages: torch.Tensor  # int32 [R, P], logical page → page id of the full group; the rest is never read
     window_pages: torch.Tensor  # int32 [R, P], the same for the window group; stale entries are never read
     sample_at: torch.Tensor  # int64 [S], indices into T whose logits are wanted
     counts: tuple[int, ...]
