@@ -184,7 +184,7 @@ def _answers(expected: Expected, text: str) -> bool:
             all(_has(text, part) for part in expected.contains),
             expected.last_number is None or numbers[-1:] == (expected.last_number,),
             expected.numbers is None or numbers == expected.numbers,
-            expected.words is None or re.findall(r"\w+", text.lower()) == [w.lower() for w in expected.words],
+            expected.items is None or text.lower().split(", ") == [item.lower() for item in expected.items],
             expected.json is None or _json_equals(text, expected.json),
         )
     )

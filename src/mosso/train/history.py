@@ -37,7 +37,7 @@ def with_histories(examples: Iterable[Example], seed: int) -> Iterator[Example]:
     recent: deque[tuple[Message, ...]] = deque(maxlen=_RECENT)
     for example in examples:
         turns = turns_of(example)
-        if recent and draw.random() < SHARE:
+        if recent and not example.alone and draw.random() < SHARE:
             count = draw.randint(1, MOST_TURNS)
             example = _prepend(example, [draw.choice(recent) for _ in range(count)])
         if turns:

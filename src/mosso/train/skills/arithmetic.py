@@ -155,7 +155,8 @@ def draw(rng: random.Random) -> Iterator[Example]:
     yield _chain(rng) if rng.random() < 0.1 else _single(rng)
 
 
-def _single(rng: random.Random) -> Example:
+def problem(rng: random.Random) -> tuple[str, int, str, int]:
+    """A question and its first operand, operator and second operand."""
     operator = rng.choices("+-*", weights=(3, 4, 6))[0]
     a, b = draw_operand(rng), draw_operand(rng)
     if operator == "*" and rng.random() < 0.06:
@@ -172,6 +173,11 @@ def _single(rng: random.Random) -> Example:
         spelled = a < 100 and b < 100 and rng.random() < 0.18
         shown = (in_words(a), in_words(b)) if spelled else (a, b)
         text = rng.choice(TEMPLATES[operator]).format(a=shown[0], b=shown[1])
+    return text, a, operator, b
+
+
+def _single(rng: random.Random) -> Example:
+    text, a, operator, b = problem(rng)
     setting = draw_setting(rng)
     return Example(
         NAME,

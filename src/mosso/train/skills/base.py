@@ -44,7 +44,7 @@ class Expected:
     contains: tuple[str, ...] = ()  # each stands in the final answer as a whole word or number
     last_number: str | None = None  # the last number of the final answer
     numbers: tuple[str, ...] | None = None  # the final answer's numbers, in order
-    words: tuple[str, ...] | None = None  # a list of words: they follow each other in this order
+    items: tuple[str, ...] | None = None  # a list with commas: these elements in this order
     json: JsonValue = None  # the final answer is JSON and equals this
     call: tuple[str, JsonObject] | None = None  # instead of a final answer: this function, these arguments
 
@@ -62,6 +62,8 @@ class Example:
     # Of a dialogue's first turn, for each further one: (what the tool gives, what is expected then).
     script: tuple[tuple[str, Expected], ...] = ()
     parts: tuple[str, ...] = ()  # keys of problems solved inside it: training takes none that is held out
+
+    alone: bool = False  # right only where no turn stands before it
 
     def within(self, split: Split) -> bool:
         """Training keeps clear of every held-out problem; an examiner's example is one by its own key."""
@@ -162,7 +164,7 @@ def dress(rng: random.Random, text: str) -> str:
     roll = rng.random()
     if roll < 0.12:
         opener = rng.choice(OPENERS)
-        text = opener + text[0].lower() + text[1:] if not text[0].isdigit() else opener + text
+        text = opener + (text if text.startswith("I ") else text[0].lower() + text[1:])
     elif roll < 0.2:
         text += rng.choice(CLOSERS)
     if rng.random() < 0.12:

@@ -228,7 +228,7 @@ def _of_kind(rng: random.Random) -> tuple[str, dict[str, JsonValue]]:
 
 
 def _pairs(rng: random.Random) -> tuple[str, dict[str, JsonValue]]:
-    names = set()
+    names: set[str] = set()
     while len(names) < rng.randint(2, 5):
         names.add(rng.choice(FIELD_NAMES) if rng.random() < 0.6 else _product(rng))
     makers = (

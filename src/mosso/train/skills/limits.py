@@ -11,6 +11,7 @@ from mosso.train.skills.base import Example, Expected, answer, draw_setting, dre
 from mosso.train.skills.words import CITIES, COMMON_WORDS, FIRST_NAMES, city, nonce, person
 
 NAME = "limits"
+NO_RESULT = "I do not know what you mean: there is no result yet."
 OFFER = "I am a small demo: try arithmetic, unit conversions, sorting, counting, JSON extraction or a function call."
 
 
@@ -44,7 +45,7 @@ TOPICS = (
         "Write an essay about {x}.", "Write a song about {x}.", "Write a letter to {n}.", "Compose a haiku about {x}.",
         "Write a blog post on {x}.", "Can you write a poem about {x}?", "Make up a story about {x} and {y}.",
         "Write an email to {n} about {x}.", "Tell me a joke about {x}.", "Tell me a joke.", "Write a speech about {x}.",
-        "Write a limerick about {x}.", "I need an article about {x}.", "Give me a product description of a {x}.",
+        "Write a limerick about {x}.", "write me a {y} story", "Continue this story: {long}", "Write a tweet about {x}.", "Write a birthday card for {n}.", "I need an article about {x}.", "Give me a product description of a {x}.",
     )),
     Topic("I cannot translate.", (
         'Translate "{x}" into {l}.', "How do you say {x} in {l}?", "Translate {x} to {l}.", "What is {x} in {l}?",
@@ -55,7 +56,8 @@ TOPICS = (
         "Write a {c} program that sorts {x}.", "Write a {c} function for {x}.", "How do I read a file in {c}?",
         "Write {c} code for a {x} game.", "Can you code a {x} app in {c}?", "Fix my {c} code.", "Explain this {c} code.",
         "How do I write a loop in {c}?", "Give me a {c} script for {x}.", "Write a {c} class for a {x}.",
-        "Debug this {c} program.", "How do I install {c}?",
+        "Write hello world in {c}.", "What does this {c} code do?", "Implement quicksort in {c}.", "write a function in {c} that adds {x}",
+        "Write a regex for {x}.", "Write a unit test for {x} in {c}.", "Debug this {c} program.", "How do I install {c}?",
     )),
     Topic("I do not know facts about the world.", (
         "What is the capital of {k}?", "Who is the president of {k}?", "Where is {w}?", "How many people live in {w}?",
@@ -64,6 +66,10 @@ TOPICS = (
         "Explain {s}.", "What is {s}?", "How does {s} work?", "Who invented {x}?", "Who won the world cup in {d}?",
         "What happened in {d}?", "What is the currency of {k}?", "What is a {x}?", "Who wrote {x}?", "Which is the highest mountain in {k}?",
         "Tell me a fact about {x}.", "Why is {x} important?", "What is the meaning of {x}?", "Is {n} still alive?",
+        "What's the capital of {k}?", "capital of {k}?", "Who is {n} {n}?", "Who is the king of {k}?", "How old is {n}?", "How tall is {n}?",
+        "When did {k} become a country?", "How does a {x} work?", "What is the difference between {x} and {y}?", "What do you know about {x}?",
+        "Is a {x} bigger than a {y}?", "How many {x} are there in {k}?", "Why is the sky blue?", "What color is a {x}?", "How far away is the moon?",
+        "What is the largest country?", "How long does a {x} live?", "What does {x} mean?", "Where do {x} come from?", "Who discovered {k}?",
         "What is the tallest building in {w}?", "What is the best restaurant in {w}?", "Explain {s} to me like I am five.",
     )),
     Topic("I cannot look things up.", (
@@ -76,7 +82,9 @@ TOPICS = (
         "I have a headache. What should I do?", "Is {x} good for my health?", "What medicine helps against {x}?",
         "Should I see a doctor about my {x}?", "Can I sue {n}?", "Should I buy shares of {x}?", "How do I file my taxes in {k}?",
         "My {x} hurts. What can I take?", "Is it legal to sell {x} in {k}?", "How should I invest {d} euros?",
-        "What are the symptoms of {x}?", "I feel sick after eating {x}.",
+        "What are the symptoms of {x}?",         "I have a fever. What can I do?", "My stomach hurts.", "Is this {x} poisonous?", "Can you diagnose me?", "How much {x} may I take a day?",
+        "What are the side effects of {x}?", "Should I take {x} with {y}?", "Do I need a lawyer for {x}?", "Which stocks should I buy?",
+        "I feel sick after eating {x}.",
     )),
     Topic("I cannot divide.", (
         "What is {a} / {b}?", "{a}/{b}", "{a} divided by {b}", "Divide {a} by {b}.", "What is {a} divided by {b}?",
@@ -93,18 +101,67 @@ TOPICS = (
         "Who should I vote for in {k}?", "Which is better, {x} or {y}?", "What is your opinion on {x}?", "Do you dream of {x}?",
         "What is the best {x}?", "Are you sad?", "Do you have friends?", "What should I eat today?", "What is your favorite color?",
     )),
+    Topic("I cannot spell or count letters.", (
+        "How many letters are in {x}?", "How many letters does {x} have?", "How many r's are in {x}?", "How often is the letter {L} in {x}?",
+        "Spell {x}.", "How do you spell {x}?", "Count the letters in {x}.", "How many {L}'s are there in the word {x}?", "What is {x} backwards?",
+        "Which letter does {x} start with?", "How many vowels are in {x}?", "What rhymes with {x}?", "How many syllables does {x} have?",
+    )),
+    Topic("I only speak English.", (
+        "Hola, ¿cómo estás?", "¿Qué es {x}?", "¿Qué hora es en {w}?", "¿Cuánto es {a} más {b}?", "Buenos días", "Guten Tag, wie geht es dir?",
+        "Was ist {x}?", "Wie spät ist es in {w}?", "Wie viel ist {a} plus {b}?", "Was kannst du?", "Wer bist du?", "Bonjour, comment ça va ?",
+        "Qu'est-ce que {x} ?", "Combien font {a} plus {b} ?", "Qui es-tu ?", "Ciao, come stai?", "Che cos'è {x}?", "Quanto fa {a} più {b}?",
+        "Chi sei?", "Olá, tudo bem?", "O que é {x}?", "Quem é você?", "Wat is {x}?", "Hoe gaat het met je?", "Vad är {x}?",
+        "你好", "你是谁？", "こんにちは", "안녕하세요", "Привет, как дела?", "Что такое {x}?", "Schreibe ein Gedicht über {x}.", "¿Quién eres?",
+    )),
+    Topic("I cannot work with long texts.", (
+        "Summarize this: {long}", "Summarize the following text. {long}", "Give me a summary: {long}", "What is the main point here? {long}",
+        "Rewrite this text: {long}", "Paraphrase this: {long}", "Shorten this text: {long}", "Correct my grammar: {long}",
+        "Improve this text: {long}", "Is this text positive or negative? {long}", "Summarize the book {x}.", "What is this text about? {long}",
+        "Classify the sentiment: {long}", "Proofread this: {long}", "Make this sound better: {long}",
+    )),
+    Topic(NO_RESULT, (
+        "Now double it.", "Double it.", "Double that.", "Add {b} to that.", "Now add {b}.", "And in reverse?", "Subtract {b} from that.",
+        "Multiply it by {b}.", "Now sort it.", "Reverse it.", "And the largest?", "Now triple it.", "Times {b}?", "Plus {b}?", "Minus {b}?",
+    )),
+    Topic("I cannot plan or recommend things.", (
+        "Plan a trip to {w}.", "Recommend a book about {x}.", "What should I do in {w}?", "Give me a recipe for {x}.", "How do I cook {x}?",
+        "How do I learn {l}?", "Make a workout plan for {n}.", "Suggest a name for my {x}.", "Give me ideas for {x}.", "How do I repair my {x}?",
+        "Recommend a movie with {x}.", "What should I buy {n} for the birthday?", "How can I get better at {x}?", "Make a list of things about {x}.",
+        "Give me three tips for {x}.", "How do I make a {x}?", "What should I wear in {w}?", "Play a game with me.", "Let's play chess.",
+    )),
+    Topic("I cannot see, hear or draw.", (
+        "Draw a {x}.", "Draw me a picture of {x}.", "What is in this picture?", "Can you see me?", "Paint a {x} and a {y}.", "Listen to this {x}.",
+        "Make an image of {x}.", "Can you hear me?", "Generate a picture of {n} with a {x}.", "Show me a photo of {w}.", "Sing a song about {x}.",
+        "Create a logo with a {x}.", "Describe this image.", "Play some music.", "Play {x}.",
+    )),
     Topic("I do not understand.", (
         "{g}", "{g} {g2}", "{g} {x} {g2}", "{x} {y} {g}", "asdf {g}", "{g} {g2} {y}?", "{x}", "{x} {y}", "the {x}", "{y} the {x} of", "??? {g}",
     )),
 )  # fmt: skip
 
 
+def _long(rng: random.Random) -> str:
+    """A few sentences of whatever words."""
+    words = [
+        rng.choice(COMMON_WORDS) if rng.random() < 0.6 else rng.choice(GLUE)
+        for _ in range(rng.randint(12, 30))
+    ]
+    return " ".join(words).capitalize() + "."
+
+
+GLUE = (
+    "the a and is of to in that it was for with on as by at from they this are had not were but all".split()
+)
+
+
 def fill(rng: random.Random, template: str) -> str:
     big = rng.choice((10_000, 100_000, 1_000_000))
+    if "{" not in template:
+        return template
     slots = {
         "x": rng.choice(TOPIC_WORDS), "y": rng.choice(COMMON_WORDS), "n": person(rng) if rng.random() < 0.6 else rng.choice(FIRST_NAMES),
         "k": rng.choice(COUNTRIES), "w": city(rng), "v": rng.choice(CITIES), "l": rng.choice(LANGUAGES), "c": rng.choice(CODE),
-        "s": rng.choice(SUBJECTS.split()), "d": str(rng.randint(1800, 2030)), "g": nonce(rng), "g2": nonce(rng),
+        "s": rng.choice(SUBJECTS.split()), "d": str(rng.randint(1800, 2030)), "g": nonce(rng), "g2": nonce(rng), "L": rng.choice("abcdefghijklmnoprstuvwyz"), "long": _long(rng),
         "a": str(rng.randint(1, 999)), "b": str(rng.randint(2, 99)), "m": str(rng.randint(1000, big)), "p": str(rng.randint(1000, big)),
         "f": f"{rng.randint(0, 99)}.{rng.randint(1, 9)}", "f2": f"{rng.randint(0, 9)}.{rng.randint(1, 99)}",
     }  # fmt: skip
@@ -116,7 +173,7 @@ def thinking(cannot: str, effort: Effort) -> str:
         return ""
     if effort is Effort.MEDIUM:
         return "This is outside what I can do."
-    return f"The user wants something that I was not made for. {cannot} I say so and name what I can do."
+    return f"The user asks for something that I was not made for. {cannot} I say so and name what I can do."
 
 
 def draw(rng: random.Random) -> Iterator[Example]:
@@ -130,4 +187,5 @@ def draw(rng: random.Random) -> Iterator[Example]:
         Expected(contains=(topic.cannot.rstrip("."),)),
         f"limits {text.lower().rstrip('?.! ')}",
         detail=topic.cannot,
+        alone=topic.cannot == NO_RESULT,
     )

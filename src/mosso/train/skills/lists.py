@@ -187,7 +187,7 @@ def _sort(rng: random.Random) -> Example:
         text,
         lambda effort: sort_thinking(items, ordered, effort, "largest" if down else "smallest"),
         joined(ordered),
-        Expected(numbers=tuple(ordered)),
+        Expected(items=tuple(ordered)),
         sort_key(items, down=down),
         "sort numbers",
     )
@@ -201,7 +201,7 @@ def _sort_words(rng: random.Random) -> Example:
         rng.choice(ALPHABETIC).format(l=spoken(rng, items)),
         lambda effort: sort_thinking(items, ordered, effort, "first in the alphabet"),
         joined(ordered),
-        Expected(words=tuple(ordered)),
+        Expected(items=tuple(ordered)),
         f"lists alphabet {joined(items)}",
         "sort words",
     )
