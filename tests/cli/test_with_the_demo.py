@@ -1,0 +1,129 @@
+"""chat, generate, bench and eval against the demo model."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_chat_answers_piped_lines(run, url) -> None:
+    result = run("chat", url, stdin="What is 12 + 30?\nNow double it.\n")
+    assert result.exit_code == 0
+    assert "= 42." in result.output
+    assert "= 84." in result.output
+    assert "tokens" in result.output
+
+
+def test_chat_shows_calls_and_takes_their_results(run, url, tmp_path) -> None:
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the current weather for a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
+        },
+    }
+    (tmp_path / "tools.json").write_text(json.dumps([tool]))
+    talk = 'What is the weather in Paris?\n{"temperature": 18}\n'
+    result = run("chat", url, "--tools", tmp_path / "tools.json", stdin=talk)
+    assert result.exit_code == 0
+    assert "→ get_weather" in result.output
+    assert '{"city": "Paris"}' in result.output
+    assert "The temperature is 18." in result.output
+
+
+def test_chat_commands(run, url) -> None:
+    result = run(
+        "chat", url, stdin="/help\n/effort low\n/effort extreme\n/new\n/system Be brief.\n/x\n/quit\n"
+    )
+    for said in (
+        "/effort low|medium|high",
+        "effort: low",
+        "effort is one of",
+        "a new conversation",
+        "no command",
+    ):
+        assert said in result.output
+
+
+def test_chat_says_what_the_server_refuses(run, url) -> None:
+    result = run("chat", url, "--temperature", "99", stdin="hello\n")
+    assert result.exit_code == 1
+    assert "400" in result.output
+    assert "temperature" in result.output
+
+
+def test_generate_answers_and_resumes(run, url, tmp_path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bodies = [
+        {
+            "custom_id": f"sum-{n}",
+            "messages": [{"role": "user", "content": f"What is {n} + 1?"}],
+            "temperature": 0,
+        }
+        for n in range(1, 6)
+    ]
+    batch = {"custom_id": "batch", "url": "/v1/chat/completions", "body": bodies[0] | {"model": "other"}}
+    del batch["body"]["custom_id"]
+    lines = [*bodies, batch, {"prompt": "hello", "max_tokens": 3}]
+    source.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    result = run("generate", source, target, "--model", url)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert {row["custom_id"] for row in rows} == {*(f"sum-{n}" for n in range(1, 6)), "batch", "7"}
+    by_id = {row["custom_id"]: row["response"] for row in rows}
+    assert by_id["sum-4"]["choices"][0]["message"]["content"] == "4 + 1 = 5."
+
+    kept = target.read_text().splitlines()[:3]
+    target.write_text("\n".join(kept) + "\n" + '{"custom_id": "cut')  # a crash in the middle of a line
+    again = run("generate", source, target, "--model", url)
+    assert "4 answered, 3 were there already" in again.output
+    assert len(target.read_text().splitlines()) == 7
+
+
+def test_generate_keeps_going_past_a_bad_request(run, url, tmp_path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    good = {"messages": [{"role": "user", "content": "hello"}]}
+    source.write_text(json.dumps(good | {"temperature": -1}) + "\n" + json.dumps(good) + "\n")
+    result = run("generate", source, target, "--model", url)
+    assert result.exit_code == 1
+    rows = {row["custom_id"]: row for row in map(json.loads, target.read_text().splitlines())}
+    assert rows["1"]["error"]["param"] == "temperature"
+    assert "response" in rows["2"]
+
+
+def test_generate_names_a_bad_line(run, tmp_path) -> None:
+    source = tmp_path / "in.jsonl"
+    for text, said in (("not json", "not JSON"), ("[]", "JSON object"), ("{}", "neither")):
+        source.write_text(text + "\n")
+        result = run("generate", source, tmp_path / "out.jsonl")
+        assert result.exit_code == 1
+        assert f"{source}:1" in result.output
+        assert said in result.output
+
+
+def test_bench_ends_in_one_json_line(run, url) -> None:
+    result = run("bench", "serve", url, "--users", 2, "--requests", 4, "--words", 4, "--output", 8)
+    assert result.exit_code == 0
+    found = json.loads(result.output.splitlines()[-1])
+    assert found["failed"] == 0
+    assert found["requests"] == 4
+
+
+def test_bench_engine_prints_its_floor(run) -> None:
+    result = run("bench", "engine", "demo", "--batch", "1,2", "--prompt", 16, "--output", 16)
+    assert result.exit_code == 0
+    rows = json.loads(result.output.splitlines()[-1])["rows"]
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert all(row["floor"] > 0 and row["decode_rate"] > 0 for row in rows)
+
+
+def test_eval_reports_every_skill(run, tmp_path) -> None:
+    result = run("eval", "demo", "--per-skill", 2, "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["skills"]) == 9
+    assert report["well_formed"] <= 1
+    assert "arithmetic" in result.output

@@ -1,0 +1,54 @@
+"""The demo behind the real server in a process of its own: what a person who types `make serve` has."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from openai import OpenAI
+
+
+@dataclass
+class DemoServer:
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        text = httpx.get(f"{self.url}/metrics").text
+        values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+        assert values, f"{name} is not in /metrics"
+        return sum(map(float, values))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
+    log = tmp_path_factory.mktemp("demo") / "log"
+    with log.open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, f"the server said {line!r} and {log.read_text()}"
+        yield DemoServer(process, found.group().rstrip("/"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        process.stdout.close()
+        assert log.read_text() == "", "a server that is only asked proper things logs no warning"
