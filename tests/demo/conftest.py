@@ -24,12 +24,12 @@ class DemoServer:
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
+    def held_blocks(self) -> float:
+        """KV blocks that requests hold now, as /metrics says."""
         text = httpx.get(f"{self.url}/metrics").text
-        values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        assert values, f"{name} is not in /metrics"
-        return sum(map(float, values))
+        found = re.search(r'^mosso:kv_blocks{.*state="held"} (\S+)$', text, re.MULTILINE)
+        assert found
+        return float(found.group(1))
 
 
 @pytest.fixture(scope="session")

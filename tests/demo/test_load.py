@@ -39,6 +39,6 @@ def test_64_clients_of_whom_a_third_hang_up(demo) -> None:
     for index, (answer, (a, b)) in enumerate(zip(answers, SUMS, strict=True)):
         assert (answer is None) if index % 3 == 0 else answer and answer.endswith(f"= {a + b}."), answer
     deadline = time.monotonic() + 30
-    while demo.metric("mosso:kv_blocks_held") and time.monotonic() < deadline:
+    while demo.held_blocks() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert demo.metric("mosso:kv_blocks_held") == 0
+    assert demo.held_blocks() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -15,7 +16,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 @click.option("--seed", default=0, show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), help="Fewer layers than the model has.")
 @click.option("--overwrite", is_flag=True, help="Replace a checkpoint that OUT holds.")
-def command(out: Path, size: str, seed: int, layers: int | None, overwrite: bool) -> None:
+def command(
+    out: Path, size: Literal["20b", "120b", "tiny"], seed: int, layers: int | None, overwrite: bool
+) -> None:
     """Write a checkpoint of SIZE with random weights and a toy tokenizer to the folder OUT.
 
     The weights mean nothing; sizes, layout and routing are those of the real models, which is what tests and

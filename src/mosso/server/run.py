@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
@@ -32,7 +33,7 @@ class Server(uvicorn.Server):
     """uvicorn, with a drain before its shutdown."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, on_start: Callable[[], None] | None = None
+        self, config: uvicorn.Config, lifecycle: Lifecycle, on_start: Callable[[], object] | None = None
     ) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
@@ -56,15 +57,17 @@ class Server(uvicorn.Server):
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 takes a free one. UsageError names the address that cannot be had."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        raise UsageError(f"The server cannot listen on {host}:{port}: {error.strerror}.") from None
-    sock.setblocking(False)
-    return sock
+    with ExitStack() as owned:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            sock = owned.enter_context(socket.socket(family, kind))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except OSError as error:
+            raise UsageError(f"The server cannot listen on {host}:{port}: {error.strerror}.") from None
+        sock.setblocking(False)
+        owned.pop_all()  # the caller's from here on
+        return sock
 
 
 def url_of(sock: socket.socket) -> str:
@@ -76,14 +79,9 @@ def url_of(sock: socket.socket) -> str:
 
 
 async def serve_async(
-    app: FastAPI,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    on_start: Callable[[str], None] | None = None,
+    app: FastAPI, sock: socket.socket, on_start: Callable[[], object] | None = None
 ) -> None:
-    """Serve until a signal; `on_start` is told the address once connections are accepted."""
-    sock = bind(host, port)
+    """Serve on a socket made by `bind` until a signal; `on_start` is called once connections are accepted."""
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -94,9 +92,7 @@ async def serve_async(
         backlog=BACKLOG,
         timeout_graceful_shutdown=CUT_SECONDS,
     )
-    with sock:
-        tell = partial(on_start, url_of(sock)) if on_start is not None else None
-        await Server(config, app.state.lifecycle, tell).serve(sockets=[sock])
+    await Server(config, app.state.lifecycle, on_start).serve(sockets=[sock])
 
 
 def serve(
@@ -106,8 +102,10 @@ def serve(
     port: int = 8000,
     on_start: Callable[[str], None] | None = None,
 ) -> None:
-    """serve_async on an event loop of its own; uvloop where there is one."""
-    run(lambda: serve_async(app, host=host, port=port, on_start=on_start))
+    """serve_async on an address and an event loop of its own; `on_start` is told the server's URL."""
+    with bind(host, port) as sock:
+        tell = partial(on_start, url_of(sock)) if on_start is not None else None
+        run(lambda: serve_async(app, sock, tell))
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
