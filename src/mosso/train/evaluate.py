@@ -16,7 +16,6 @@ from mosso.core.json import JsonValue
 from mosso.harmony.conversation import Channel, Conversation, Effort, Message, Role, SystemContent
 from mosso.harmony.events import ParsedMessage
 from mosso.train.examples import SKILLS, Example, Split, examples
-from mosso.train.skills import arithmetic, lists
 from mosso.train.skills.base import CALL_CONTENT_TYPE, EFFORTS, Expected
 
 EFFORT_SKILL = "effort"  # the same problem at low, medium and high: each thinks longer than the one before
@@ -104,7 +103,7 @@ def _papers(
     for skill in SKILLS:
         for example in islice(_openings(seed, (skill,)), per_skill):
             yield examine, example
-    for example in islice(_openings(seed + 1, (arithmetic.NAME, lists.NAME)), per_skill):
+    for example in islice(_openings(seed + 1, SKILLS), per_skill):
         yield examine_effort, example
 
 

@@ -20,8 +20,8 @@ _TABLE: dict[str, tuple[Draw, float]] = {
     extraction.NAME: (extraction.draw, 4),
     tools.NAME: (tools.draw, 5),  # a draw is a whole dialogue, two or three examples
     follow_ups.NAME: (follow_ups.draw, 5),
-    about.NAME: (about.draw, 2),
-    limits.NAME: (limits.draw, 3),
+    about.NAME: (about.draw, 3),
+    limits.NAME: (limits.draw, 4),
 }
 SKILLS = tuple(_TABLE)
 
