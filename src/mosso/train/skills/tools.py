@@ -11,8 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mosso.core.json import JsonObject, JsonValue
-from mosso.harmony.conversation import Channel, Conversation, Effort, FunctionTool, Message, Role
-from mosso.train.skills import about, arithmetic
+from mosso.harmony.conversation import (
+    Channel,
+    Conversation,
+    Effort,
+    FunctionTool,
+    Message,
+    Role,
+    SystemContent,
+)
+from mosso.train.skills import about, arithmetic, conversions, extraction, limits, lists
 from mosso.train.skills.base import (
     CALL_CONTENT_TYPE,
     CLOSERS,
@@ -24,7 +32,6 @@ from mosso.train.skills.base import (
     analysis,
     answer,
     draw_setting,
-    dress,
     final,
     user,
 )
@@ -233,11 +240,7 @@ def _follow_up(rng: random.Random) -> Dialogue:
         ask = draw_ask(rng, other)
     tools = _offered(rng, [before.function, ask.function])
     setting = draw_setting(rng, effort, tools=tools)
-    step = _step(rng, before, tools, effort, ())
-    messages = (user(before.question), *step.call(), step.returned(), final(answer_from(step.result)))
-    if rng.random() < 0.5:  # a client may send old thinking or not; the renderer drops it
-        messages = tuple(message for message in messages if message.channel != Channel.ANALYSIS)
-    setting = replace(setting, turns=messages)
+    setting = replace(setting, turns=_finished(rng, before, tools, effort))
     dialogue = _dialogue(rng, "follow-up", [ask], ask.question, setting, errors=0.03)
     return replace(dialogue, parts=(before.key,))
 
@@ -264,23 +267,51 @@ def _none_fits(rng: random.Random) -> Dialogue:
 
 
 def _direct(rng: random.Random) -> Dialogue:
-    """Tools are offered but the model answers by itself: small arithmetic, small talk."""
-    setting = draw_setting(rng, tools=_offered(rng, [], avoid=MATHS | ANYTHING))
-    if rng.random() < 0.5:
-        topic = rng.choice(about.TOPICS)
-        text, words = about.phrase(rng, topic.questions)
-        said = answer(about.thinking(topic.name, setting.effort), topic.reply)
-        expected, key = Expected(contains=topic.must), f"about {words}"
-    else:
-        operator = rng.choice("+-*")
-        a, b = arithmetic.draw_operand(rng, most=2), arithmetic.draw_operand(rng, most=2)
-        text = dress(rng, rng.choice(arithmetic.TEMPLATES[operator]).format(a=a, b=b))
-        thought = arithmetic.thinking(a, operator, b, setting.effort)
-        said = answer(thought, arithmetic.equation(a, operator, b) + ".")
-        expected = Expected(last_number=str(arithmetic.evaluate(a, operator, b)))
-        key = arithmetic.key_of(a, operator, b)
-    return Dialogue("direct", setting.prompt(user(text)), (), said, expected, key)
+    """Tools are offered, and at times one has served, but what is asked now the model answers by itself."""
+    draw = rng.choices(tuple(_OWN), tuple(_OWN.values()))[0]
+    example = next(draw(rng))
+    while example.skill == limits.NAME and example.detail not in _NEVER_A_TOOLS:
+        example = next(draw(rng))
+    system = example.prompt.messages[0].content
+    assert isinstance(system, SystemContent)
+    assert system.effort is not None
+    tools, parts = _offered(rng, [], avoid=OWN_GROUPS), example.parts
+    turns: tuple[Message, ...] = ()
+    if rng.random() < 0.25:
+        before = draw_ask(rng, draw_function(rng))
+        if not before.function.groups & OWN_GROUPS:
+            tools = _offered(rng, [before.function], avoid=OWN_GROUPS)
+            turns, parts = _finished(rng, before, tools, system.effort), (*parts, before.key)
+    setting = replace(draw_setting(rng, system.effort, tools=tools), turns=turns)
+    prompt = setting.prompt(example.prompt.messages[-1])
+    return Dialogue("direct", prompt, (), example.target, example.expected, example.key, parts)
 
+
+def _finished(
+    rng: random.Random, ask: Ask, tools: tuple[FunctionTool, ...], effort: Effort
+) -> tuple[Message, ...]:
+    """An earlier exchange, with its thinking or without: clients do either, and the renderer drops it."""
+    step = _step(rng, ask, tools, effort, ())
+    messages = (user(ask.question), *step.call(), step.returned(), final(answer_from(step.result)))
+    if rng.random() < 0.5:
+        return tuple(message for message in messages if message.channel != Channel.ANALYSIS)
+    return messages
+
+
+# Skills that need no tool, and how often each is asked.
+_OWN = {
+    about.draw: 4,
+    arithmetic.draw: 3,
+    conversions.draw: 1,
+    lists.draw: 1,
+    extraction.draw: 1,
+    limits.draw: 2,
+}
+_NEVER_A_TOOLS = frozenset((
+    "I cannot write code.", "I do not have opinions or feelings.", "I cannot spell or count letters.",
+    "I cannot work with long texts.", "I do not understand.",
+))  # fmt: skip
+OWN_GROUPS = MATHS | ANYTHING | {"units", "text"}  # functions that could do what those skills do
 
 KINDS = {
     "one call": _one_call,
