@@ -31,10 +31,12 @@ VOCABULARY_EXAMPLES = 20_000
 )
 @click.option("--seed", default=0, help="Fixes data, initial weights and the order of batches.")
 @click.option("--steps", default=8_000, help="Updates; the learning-rate schedule spans them.")
-@click.option("--minutes", default=60.0, help="End the schedule after this long, if steps would take longer.")
+@click.option(
+    "--minutes", default=60.0, help="End after this long, compilation included, if steps would take longer."
+)
 @click.option("--rows", default=128, help="Rows of a batch.")
 @click.option("--length", default=1024, help="Tokens of a row.")
-@click.option("--workers", default=6, help="Processes that make data.")
+@click.option("--workers", default=12, help="Processes that make data.")
 @click.option("--muon-lr", default=0.02)
 @click.option("--adam-lr", default=0.004)
 @click.option("--log-every", default=50)

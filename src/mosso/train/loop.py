@@ -19,7 +19,7 @@ from mosso.train.optimizer import make_optimizers, rate_at
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """`steps` spans the schedule; `minutes` ends it earlier on a slow machine, decay included."""
+    """`steps` spans the schedule; `minutes`, compilation included, ends it earlier on a slow machine."""
 
     steps: int
     minutes: float = float("inf")
@@ -57,6 +57,25 @@ class Log:
         self._file.close()
 
 
+class _Clock:
+    """How much of the schedule is behind us. The first step compiles: its time is no part of the schedule."""
+
+    def __init__(self, settings: LoopSettings) -> None:
+        self._steps = settings.steps
+        self._end = time.monotonic() + 60 * settings.minutes
+        self._start = 0.0
+
+    def progress(self, step: int) -> float:
+        """0 at the start, 1 or more at the end, by steps or by time, whichever is further."""
+        now = time.monotonic()
+        if step <= 1:
+            self._start = now
+        if step == 0:
+            return 0.0
+        by_time = 1.0 if now >= self._end else (now - self._start) / (self._end - self._start)
+        return max(step / self._steps, by_time)
+
+
 class Trainer:
     """Owns the optimizers and the schedule; the network and the feed are the caller's."""
 
@@ -77,37 +96,32 @@ class Trainer:
             self._losses = torch.compile(losses, dynamic=False)
 
     def run(self, feed: Feed) -> None:
-        """Train until the schedule's end. Steps are counted from 0; the clock starts after the first one."""
-        step, tokens, started = 0, 0, time.monotonic()
-        last_time, last_tokens = started, 0
-        while True:
-            elapsed = (time.monotonic() - started) / 60 if step > 1 else 0.0
-            progress = max(step / self.settings.steps, elapsed / self.settings.minutes)
-            if progress >= 1.0:
-                break
+        """Train until the schedule's end: the last step, or the last minute if that comes first."""
+        clock = _Clock(self.settings)
+        step, tokens = 0, 0
+        while (progress := clock.progress(step)) < 1.0:
             batch = next(feed)
             found = self.step(batch, rate_at(progress, warmup=self.settings.warmup))
             tokens += batch.tokens.numel()
             if step % self.settings.log_every == 0:
-                loss = float(found.total.detach())  # waits for the device
-                now = time.monotonic()
-                rate = (tokens - last_tokens) / (now - last_time)
-                last_time, last_tokens = now, tokens
-                by_skill = {
-                    k: round(v, 4) for k, v in loss_by_skill(batch, found.tokens, self.skills).items()
-                }
-                self.log.write(
-                    "train", step=step, progress=round(progress, 4), loss=round(loss, 4),
-                    balance=round(float(found.balance), 3), tokens=tokens, tokens_per_second=round(rate),
-                    by_skill=by_skill,
-                )  # fmt: skip
+                self._log_step(step, progress, tokens, batch, found)
             step += 1
-            if step == 1:
-                started = time.monotonic()  # compilation is over
             if step % self.settings.evaluate_every == 0:
                 self.evaluate(step)
         if step % self.settings.evaluate_every:
             self.evaluate(step)
+
+    def _log_step(self, step: int, progress: float, tokens: int, batch: Batch, found: Losses) -> None:
+        by_skill = loss_by_skill(batch, found.tokens, self.skills)  # waits for the device
+        self.log.write(
+            "train",
+            step=step,
+            progress=round(progress, 4),
+            loss=round(float(found.total.detach()), 4),
+            balance=round(float(found.balance), 3),
+            tokens=tokens,
+            by_skill={skill: round(loss, 4) for skill, loss in by_skill.items()},
+        )
 
     def step(self, batch: Batch, rate: float) -> Losses:
         """One update at `rate` times the peak learning rates."""
