@@ -31,6 +31,11 @@ FACTORS = {
     ("dozen", "pieces"): 12, ("bytes", "bits"): 8, ("miles", "km"): Fraction("1.6"),
     ("km", "miles"): Fraction("0.62"), ("kg", "pounds"): Fraction("2.2"), ("inches", "cm"): Fraction("2.54"),
     ("feet", "cm"): Fraction("30.48"),
+    ("MB", "kB"): 1000, ("km", "cm"): 100_000, ("hours", "seconds"): 3600, ("days", "minutes"): 1440,
+    ("weeks", "hours"): 168, ("years", "days"): 365, ("years", "weeks"): 52, ("yards", "inches"): 36,
+    ("feet", "m"): Fraction("0.3048"), ("pounds", "kg"): Fraction("0.45"), ("m", "feet"): Fraction("3.28"),
+    ("cm", "inches"): Fraction("0.39"), ("gallons", "liters"): Fraction("3.8"), ("ounces", "g"): 28,
+    ("yards", "m"): Fraction("0.91"), ("miles", "m"): 1609,
 }  # fmt: skip
 
 

@@ -57,6 +57,10 @@ TOPICS = (
         "which port does mosso use?", "what is the server's address?", "where does the server listen?",
         "how do I serve the demo?", "what is the default port?",
     )),
+    Topic("my working", "My thinking shows every step of my working.", ("thinking",), (
+        "why?", "how did you get that?", "show your work.", "show me the steps.", "explain your answer.", "how do you know?", "can you explain?",
+        "explain.", "how did you calculate that?", "what are the steps?", "walk me through it.", "why is that?", "where is your working?",
+    )),
     Topic("the commands", "The commands are mosso serve, chat, generate, pull, plan, random, bench and eval.", ("serve", "eval"), (
         "which commands does mosso have?", "what commands are there?", "list the commands of mosso.", "what can mosso do?",
         "how do I use mosso?", "what can I type?", "what does the mosso command do?", "which subcommands are there?",

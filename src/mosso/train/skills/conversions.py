@@ -52,6 +52,7 @@ MINUTES, SECONDS, YEARS, MONTHS = (
 )
 FEET, INCHES, YARDS, MILES = _unit("feet", "ft"), _unit("inches"), _unit("yards"), _unit("miles")
 POUNDS, OUNCES, DOZEN, PIECES = _unit("pounds", "lb"), _unit("ounces", "oz"), _unit("dozen"), _unit("pieces")
+GALLONS, MB, KB = _unit("gallons"), _unit("MB", "megabytes"), _unit("kB", "kilobytes")
 CELSIUS = _unit("degrees Celsius", "Celsius", "°C", "C")
 FAHRENHEIT = _unit("degrees Fahrenheit", "Fahrenheit", "°F", "F")
 EUROS, CENTS = _unit("euros"), _unit("cents")
@@ -60,7 +61,7 @@ TONS, BYTES, BITS = _unit("tons", "tonnes"), _unit("bytes"), _unit("bits")
 _SINGULAR = {
     "liters": "liter", "weeks": "week", "days": "day", "hours": "hour", "minutes": "minute", "seconds": "second",
     "years": "year", "months": "month", "feet": "foot", "inches": "inch", "yards": "yard", "miles": "mile",
-    "pounds": "pound", "ounces": "ounce", "pieces": "piece", "euros": "euro", "cents": "cent", "tons": "ton",
+    "gallons": "gallon", "pounds": "pound", "ounces": "ounce", "pieces": "piece", "euros": "euro", "cents": "cent", "tons": "ton",
     "bytes": "byte", "bits": "bit", "degrees Celsius": "degree Celsius", "degrees Fahrenheit": "degree Fahrenheit",
 }  # fmt: skip
 
@@ -73,7 +74,9 @@ TIMES = (
     Conversion(WEEKS, DAYS, 7), Conversion(DAYS, HOURS, 24), Conversion(HOURS, MINUTES, 60),
     Conversion(MINUTES, SECONDS, 60), Conversion(YEARS, MONTHS, 12), Conversion(FEET, INCHES, 12),
     Conversion(YARDS, FEET, 3), Conversion(POUNDS, OUNCES, 16), Conversion(DOZEN, PIECES, 12),
-    Conversion(BYTES, BITS, 8),
+    Conversion(BYTES, BITS, 8), Conversion(MB, KB, 1000, fractions=True), Conversion(KM, CM, 100_000, fractions=True),
+    Conversion(HOURS, SECONDS, 3600), Conversion(DAYS, MINUTES, 1440), Conversion(WEEKS, HOURS, 168),
+    Conversion(YEARS, DAYS, 365), Conversion(YEARS, WEEKS, 52), Conversion(YARDS, INCHES, 36),
 )  # fmt: skip
 TENTHS = (
     Conversion(M, KM, 1, 3), Conversion(CM, M, 1, 2), Conversion(MM, CM, 1, 1), Conversion(G, KG, 1, 3),
@@ -82,7 +85,10 @@ TENTHS = (
 CUSTOMARY = (
     Conversion(CELSIUS, FAHRENHEIT, 18, 1, 32), Conversion(MILES, KM, 16, 1, about=True),
     Conversion(KM, MILES, 62, 2, about=True), Conversion(KG, POUNDS, 22, 1, about=True),
-    Conversion(INCHES, CM, 254, 2), Conversion(FEET, CM, 3048, 2),
+    Conversion(INCHES, CM, 254, 2), Conversion(FEET, CM, 3048, 2), Conversion(FEET, M, 3048, 4),
+    Conversion(POUNDS, KG, 45, 2, about=True), Conversion(M, FEET, 328, 2, about=True), Conversion(CM, INCHES, 39, 2, about=True),
+    Conversion(GALLONS, L, 38, 1, about=True), Conversion(OUNCES, G, 28, about=True), Conversion(YARDS, M, 91, 2, about=True),
+    Conversion(MILES, M, 1609, about=True),
 )  # fmt: skip
 DIVIDED = tuple(c for c in TIMES if c.factor in (3, 7, 8, 12, 16, 24, 60))  # asked backwards, exact only
 

@@ -119,6 +119,10 @@ TOPICS = (
         "Improve this text: {long}", "Is this text positive or negative? {long}", "Summarize the book {x}.", "What is this text about? {long}",
         "Classify the sentiment: {long}", "Proofread this: {long}", "Make this sound better: {long}",
     )),
+    Topic("I do not know that conversion.", (
+        "Convert {b} {ux} to {vx}.", "What is {b} {ux} in {vx}?", "How many {vx} are {b} {ux}?", "{b} {ux} in {vx}", "{b} {ux} to {vx}", "{a} {ux} to {vx}?",
+        "How many {vx} are in {b} {ux}?", "Change {a} {ux} into {vx}.", "Express {b} {ux} in {vx}.", "How much is {a} {ux} in {vx}?", "Give me {a} {ux} in {vx}.",
+    )),
     Topic(NO_RESULT, (
         "Now double it.", "Double it.", "Double that.", "Add {b} to that.", "Now add {b}.", "And in reverse?", "Subtract {b} from that.",
         "Multiply it by {b}.", "Now sort it.", "Reverse it.", "And the largest?", "Now triple it.", "Times {b}?", "Plus {b}?", "Minus {b}?",
@@ -154,11 +158,38 @@ GLUE = (
 )
 
 
+# Units of kinds that have no conversion, or none here; two of one group are never asked for where the skill knows them.
+STRANGE = "acres hectares knots stones calories joules watts horsepower pascals bar psi volts amperes newtons pints cups tablespoons carats light-years dollars yen pounds-force".split()
+MEASURES = (
+    ("meters", "km", "cm", "miles", "feet", "inches"),
+    ("kg", "grams", "pounds"),
+    ("liters", "ml"),
+    ("hours", "minutes", "days", "weeks"),
+    ("°C", "°F"),
+    ("bytes", "MB"),
+)
+
+
+def _unknown_pair(rng: random.Random) -> tuple[str, str]:
+    roll = rng.random()
+    if roll < 0.3:
+        return rng.choice(
+            (("°F", "°C"), ("Fahrenheit", "Celsius"), ("degrees Fahrenheit", "degrees Celsius"), ("F", "C"))
+        )
+    if roll < 0.65:
+        one, other = rng.sample(MEASURES, 2)
+        return rng.choice(one), rng.choice(other)
+    first, second = rng.sample(STRANGE, 2)
+    return (first, second) if roll < 0.85 else (first, rng.choice(rng.choice(MEASURES)))
+
+
 def fill(rng: random.Random, template: str) -> str:
     big = rng.choice((10_000, 100_000, 1_000_000))
     if "{" not in template:
         return template
+    one, other = _unknown_pair(rng) if "{ux}" in template else ("", "")
     slots = {
+        "ux": one, "vx": other,
         "x": rng.choice(TOPIC_WORDS), "y": rng.choice(COMMON_WORDS), "n": person(rng) if rng.random() < 0.6 else rng.choice(FIRST_NAMES),
         "k": rng.choice(COUNTRIES), "w": city(rng), "v": rng.choice(CITIES), "l": rng.choice(LANGUAGES), "c": rng.choice(CODE),
         "s": rng.choice(SUBJECTS.split()), "d": str(rng.randint(1800, 2030)), "g": nonce(rng), "g2": nonce(rng), "L": rng.choice("abcdefghijklmnoprstuvwyz"), "long": _long(rng),

@@ -262,7 +262,7 @@ def _none_fits(rng: random.Random) -> Dialogue:
         (),
         answer(thought, NONE_FITS),
         Expected(contains=(NONE_FITS.removesuffix("."),)),
-        f"none {ask.key}",
+        ask.key,  # a question is held out whether or not a tool fits it
     )
 
 
@@ -427,9 +427,7 @@ def _dialogue(
         text = " ".join(f"{name}: {statement(result)}" for name, result in zip(labels, results, strict=True))
         contains += labels
     thought = _closing_thought(setting.effort, labels, results)
-    keys = [
-        ask.key if ask.values else f"{ask.key} {step.result}" for ask, step in zip(asks, steps, strict=True)
-    ]
+    keys = [ask.key for ask in asks]
     return Dialogue(
         kind,
         setting.prompt(user(question)),
