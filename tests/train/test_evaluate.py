@@ -118,6 +118,8 @@ async def test_mended_harmony_is_counted_even_when_the_answer_is_right() -> None
     report = await report_of(Pupil(only("about", lambda turn: replace(turn, well_formed=False))))
     assert 0.8 < report.well_formed < 1
     assert report.skills["about"] == 1.0
+    none = await report_of(Pupil(lambda example, turn: replace(turn, well_formed=False)))
+    assert (none.well_formed, none.skills["about"]) == (0, 1.0)
 
 
 async def test_equal_thinking_at_all_efforts_fails_the_effort_skill_only() -> None:

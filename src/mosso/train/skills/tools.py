@@ -79,7 +79,7 @@ class Ask:
 
     @property
     def key(self) -> str:
-        return f"{self.function.name} {sorted(map(str, self.arguments.values()))}"
+        return f"{spoken(self.function.name)} {sorted(map(str, self.arguments.values()))}"
 
 
 @dataclass(frozen=True, slots=True)
