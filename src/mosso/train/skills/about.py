@@ -178,7 +178,11 @@ TOPICS = (
     )),
 )  # fmt: skip
 
-LEADS = ("", "", "", "Hi, ", "Hello, ", "Hey, ", "So ", "Please tell me: ", "One question: ", "I wonder: ", "And ", "OK, ", "Well, ", "Tell me, ", "Excuse me, ", "Now ")  # fmt: skip
+LEADS = ("",) * 12 + (
+    "Hi, ", "Hello, ", "Hey, ", "So ", "Please tell me: ", "One question: ", "I wonder: ", "And ", "OK, ", "Well, ", "Tell me, ", "Excuse me, ", "Now ",
+    "Quick question: ", "Hi! ", "Hello! ", "Just curious: ", "I want to know: ", "By the way, ", "Sorry, ", "But ", "Then ", "Can I ask: ", "Good morning, ",
+    "I have a question: ", "Hey there, ", "Alright, ", "Hmm, ", "Let me ask: ", "One more thing: ",
+)  # fmt: skip
 
 
 def phrase(rng: random.Random, questions: tuple[str, ...]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 from mosso.harmony.conversation import Effort
@@ -87,6 +88,7 @@ CHAINS = (
     "Work out {e}.",
 )
 
+_JOINED = re.compile(r"\}[^ ,]\{")  # `{a}-{b}`: no place for words
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
@@ -170,9 +172,10 @@ def problem(rng: random.Random) -> tuple[str, int, str, int]:
         a = -a
         text = rng.choice(TEMPLATES[operator]).format(a=a, b=b)
     else:
-        spelled = a < 100 and b < 100 and rng.random() < 0.18
+        template = rng.choice(TEMPLATES[operator])
+        spelled = a < 100 and b < 100 and rng.random() < 0.2 and not _JOINED.search(template)
         shown = (in_words(a), in_words(b)) if spelled else (a, b)
-        text = rng.choice(TEMPLATES[operator]).format(a=shown[0], b=shown[1])
+        text = template.format(a=shown[0], b=shown[1])
     return text, a, operator, b
 
 

@@ -209,17 +209,36 @@ def answer(thought: str, text: str) -> tuple[Message, ...]:
 
 
 OPENERS = (
-    "Hi! ",
-    "Hello, ",
-    "Hey, ",
-    "Please ",
-    "Quick question: ",
-    "OK, ",
-    "Can you help? ",
-    "Now ",
-    "So, ",
+    "Hi! ", "Hello, ", "Hey, ", "Please ", "Quick question: ", "OK, ", "Can you help? ", "Now ", "So, ", "Hi, ", "Hello! ", "Good morning! ",
+    "One more: ", "Next: ", "Question: ", "Tell me: ", "I have a question: ", "Help me with this: ", "Alright, ", "Well, ", "Excuse me, ", "Sorry, ",
+    "Just checking: ", "I need help: ", "My homework says: ", "Let me ask: ", "Then ", "Great. ", "Thanks. ", "Hi there, ", "Task: ", "Yo, ", "I wonder: ",
+    "Dear assistant, ", "For my class: ", "Here is one: ", "First: ", "Last one: ", "Could you answer this? ", "Hmm, ", "Good. ", "And now: ",
+)  # fmt: skip
+CLOSERS = (
+    " Thanks!", " Thank you.", " please", " Please.", " :)", " Thanks in advance.", " Thank you!", " thx", " I am in a hurry.", " It is for school.",
+    " Be quick.", " Take your time.", " Please and thank you.", " Cheers!", " I need it now.", " Just the answer please.",
+)  # fmt: skip
+# Around a command, which loses its capital and its full stop.
+_WRAPPERS = (
+    "Can you {t}?", "Could you {t}?", "Can you please {t}?", "Could you please {t}?", "Would you {t}?", "I want you to {t}.", "I need you to {t}.", "Please {t}.",
+    "Would you please {t}?", "I would like you to {t}.", "I'd like you to {t}.", "Help me {t}.", "Let's {t}.", "Will you {t}?", "You should {t}.", "Your task is to {t}.",
+    "can you {t}", "pls {t}", "Try to {t}.", "Kindly {t}.", "Go ahead and {t}.", "Now please {t}.", "{t}, please.", "I want to {t}.", "{t} for me.", "Do me a favor and {t}.",
+)  # fmt: skip
+_COMMANDS = frozenset(
+    """Calculate Compute Add Subtract Multiply Give Work Sum Take Convert Express Change Turn Sort Put Order Arrange List
+    Alphabetize Count Find Tell Extract Return Parse Get Write Translate Explain Draw Double Square Divide Summarize Spell""".split()
 )
-CLOSERS = (" Thanks!", " Thank you.", " please", " Please.", " :)")
+
+
+def wrap(rng: random.Random, text: str) -> str:
+    """A command as a request: `Sort 3, 1.` as `Could you sort 3, 1?` Other texts stay as they are."""
+    command, _, rest = text.partition(" ")
+    if command not in _COMMANDS or "\n" in text:
+        return text
+    asked = rng.choice(_WRAPPERS).format(t=f"{command.lower()} {rest.rstrip('.?')}")
+    return asked[0].upper() + asked[1:] if asked[:3] not in ("can", "pls") else asked
+
+
 _TYPOS = {
     "what": "waht",
     "calculate": "calcualte",
@@ -250,11 +269,13 @@ _TYPED = re.compile(rf"\b({'|'.join(_TYPOS)})\b")
 
 def dress(rng: random.Random, text: str) -> str:
     """The same question as different people type it: openers, closers, case, missing punctuation."""
+    if rng.random() < 0.25:
+        text = wrap(rng, text)
     roll = rng.random()
-    if roll < 0.12:
+    if roll < 0.18:
         opener = rng.choice(OPENERS)
         text = opener + (text if text.startswith("I ") else text[0].lower() + text[1:])
-    elif roll < 0.2:
+    elif roll < 0.26:
         text += rng.choice(CLOSERS)
     if rng.random() < 0.12:
         text = text.rstrip("?.!")

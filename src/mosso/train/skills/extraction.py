@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mosso.core.json import JsonValue
 from mosso.harmony.conversation import Effort
-from mosso.train.skills.base import Example, Expected, answer, draw_setting, user
+from mosso.train.skills.base import OPENERS, Example, Expected, answer, draw_setting, user, wrap
 from mosso.train.skills.words import COMMON_WORDS, FIRST_NAMES, LAST_NAMES, city, nonce, person
 
 NAME = "extraction"
@@ -213,12 +213,25 @@ def draw(rng: random.Random) -> Iterator[Example]:
     setting = draw_setting(rng)
     yield Example(
         NAME,
-        setting.prompt(user(rng.choice(REQUESTS).format(f=_named(rng, wanted), t=text))),
+        setting.prompt(user(_request(rng, _named(rng, wanted), text))),
         answer(thinking(found, setting.effort), shown(found)),
         Expected(json=found),
         f"extraction {sorted(map(str, values.values()))}",
         detail=f"{len(found)} fields",
     )
+
+
+def _request(rng: random.Random, fields: str, text: str) -> str:
+    """Fields and text in a request; the text itself is left as it is."""
+    template = rng.choice(REQUESTS)
+    roll = rng.random()
+    if roll < 0.3:
+        head, slot, tail = template.partition("{t}")
+        if slot and head.endswith((": ", ". ")):
+            template = wrap(rng, head[:-2]).rstrip("?.") + head[-2:] + slot + tail
+    elif roll < 0.4 and template[0] not in '{"':
+        template = rng.choice(OPENERS) + template[0].lower() + template[1:]
+    return template.format(f=fields, t=text)
 
 
 def _of_kind(rng: random.Random) -> tuple[str, dict[str, JsonValue]]:
