@@ -129,6 +129,7 @@ async def test_logprobs_are_parallel_lists(make):
         ({"prompt": [[1], [2, 300]]}, RequestError, "prompt[1][1]"),
         ({"prompt": ["a"] * 1025}, RequestError, "prompt"),
         ({"n": 60}, RequestError, "n"),
+        ({"n": 50, "prompt": ["a"] * 21}, RequestError, "n"),
         ({"stop": ["x"] * 17}, RequestError, "stop"),
     ],
 )

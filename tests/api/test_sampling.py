@@ -57,6 +57,16 @@ def test_top_p_zero_is_greedy():
     assert (params(top_p=0, temperature=1).temperature, params(top_p=0).top_p) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(("given", "used"), [(1e-9, 0.0), (1e-40, 0.0), (1e-4, 1e-4)])
+def test_temperatures_that_no_logit_survives_are_greedy(given, used):
+    assert params(temperature=given).temperature == used
+
+
+@pytest.mark.parametrize(("given", "used"), [(5, 5), (10**6, 269), (2**63, 269), (10**30, 269)])
+def test_top_k_is_at_most_the_vocabulary(given, used):
+    assert params(top_k=given).top_k == used
+
+
 def test_ignore_eos_keeps_only_the_clients_stop_ids():
     assert params(ignore_eos=True, stop_token_ids=[9]).stop_ids == {9}
 

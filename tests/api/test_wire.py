@@ -99,8 +99,27 @@ def test_numbers_that_overflow_are_refused():
     assert caught.value.param == "temperature"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "param", "tells"),
+    [
+        ({"a": 1}, "prompt", "valid string"),
+        ([-1], "prompt[0]", "greater"),
+        ([[1], [-1]], "prompt[1][0]", "greater"),
+    ],
+)
+def test_the_union_member_that_fits_best_complains(prompt, param, tells):
+    error = refusal({"prompt": prompt}, CompletionRequest)
+    assert error.param == param
+    assert tells in error.message
+
+
 def test_long_values_are_cut_in_messages():
     assert len(refusal({"messages": [USER], "service_tier": "x" * 1000}).message) < 250
+    error = refusal({"messages": [USER], "k" * 1000: 1})
+    assert len(error.message + error.param) < 250
+    with pytest.raises(NotFoundError) as caught:
+        check_model("m" * 1000, ("a",))
+    assert len(caught.value.message) < 250
 
 
 def test_path_text():

@@ -166,3 +166,11 @@ def test_ids_outside_the_vocabulary_are_refused(bench, request_of, changes):
     assert "vocabulary" in engine.rejected["bad"].message
     assert engine.outcomes["good"].finish is FinishReason.LENGTH
     assert "bad" not in engine.outcomes
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 2**63}, {"seed": 2**63}, {"seed": -(2**63) - 1}])
+def test_numbers_that_no_tensor_holds_hurt_nobody_else(bench, request_of, changes):
+    engine = bench()
+    engine.run([request_of("bad", PROMPT, **changes), request_of("good", PROMPT)])
+    assert next(iter(changes)) in engine.rejected["bad"].message
+    assert engine.outcomes["good"].finish is FinishReason.LENGTH

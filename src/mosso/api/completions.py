@@ -25,7 +25,7 @@ from mosso.core.requests import EngineLimits, Request, TokenLogprob
 from mosso.core.source import TokenSource
 from mosso.harmony.tokenizer import Tokenizer
 
-MAX_PROMPTS = 1024
+MAX_PROMPTS = 1024  # also the most choices of one request, over all its prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class CompletionService:
 
     def _prompts(self, body: CompletionRequest, limits: EngineLimits) -> list[tuple[int, ...]]:
         prompt = body.prompt
-        many = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+        many = not isinstance(prompt, str) and not _is_ids(prompt)
         parts: Sequence[Any] = prompt if many else [prompt]
         prompts = []
         for position, part in enumerate(parts):
@@ -242,9 +242,16 @@ def _check(body: CompletionRequest, settings: ApiSettings) -> None:
         raise UnsupportedError("best_of is not supported; ask for n choices and choose.", param="best_of")
     if body.echo and body.logprobs is not None:
         raise UnsupportedError("logprobs of an echoed prompt are not supported.", param="logprobs")
-    if (
-        isinstance(body.prompt, list)
-        and len(body.prompt) > MAX_PROMPTS
-        and not isinstance(body.prompt[0], int)
-    ):
+    prompts = 1 if isinstance(body.prompt, str) or _is_ids(body.prompt) else len(body.prompt)
+    if prompts > MAX_PROMPTS:
         raise RequestError(f"prompt: at most {MAX_PROMPTS} prompts in one request.", param="prompt")
+    if prompts * body.n > MAX_PROMPTS:
+        raise RequestError(
+            f"n: {prompts} prompts with {body.n} choices each are over the limit of {MAX_PROMPTS} choices.",
+            param="n",
+        )
+
+
+def _is_ids(prompt: Sequence[object]) -> bool:
+    """One prompt as token ids, rather than several prompts; an empty list is an empty prompt."""
+    return not prompt or isinstance(prompt[0], int)

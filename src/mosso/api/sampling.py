@@ -12,6 +12,7 @@ from mosso.core.errors import RequestError, UnsupportedError
 from mosso.core.requests import SamplingParams
 
 MAX_TOP_LOGPROBS = 20
+COLDEST = 1e-5  # below it, logits divided by the temperature leave float32; greedy is what it would mean
 T = TypeVar("T")
 SEED_BITS = 63
 _SEED_STEP = 0x9E3779B97F4A7C15  # the golden ratio's bits: neighbouring choices get seeds far apart
@@ -91,9 +92,9 @@ def sampling_params(
         )
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=temperature if top_p > 0 else 0.0,  # top_p 0 keeps the best token only: greedy
+        temperature=temperature if top_p > 0 and temperature >= COLDEST else 0.0,  # top_p 0: the best token
         top_p=top_p if top_p > 0 else 1.0,
-        top_k=max(_given(fields.top_k, defaults.top_k), 0),
+        top_k=min(max(_given(fields.top_k, defaults.top_k), 0), vocab_size),
         min_p=_given(fields.min_p, defaults.min_p),
         presence_penalty=fields.presence_penalty,
         frequency_penalty=fields.frequency_penalty,

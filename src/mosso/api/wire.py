@@ -56,48 +56,56 @@ def check_model(name: str | None, served: Sequence[str]) -> None:
     """NotFoundError unless `name` is served here; no name means the one model there is."""
     if name is not None and name not in served:
         raise NotFoundError(
-            f"The model {name!r} does not exist; this server has {served[0]!r}.",
+            f"The model {_short(name)} does not exist; this server has {served[0]!r}.",
             param="model",
             code="model_not_found",
         )
 
 
 def as_request_error(error: ValidationError, data: Any) -> RequestError:
-    """The most telling of pydantic's complaints: the one that lies deepest in the client's data."""
+    """The most telling of pydantic's complaints: the one that lies deepest in the client's data.
+
+    Of equally deep ones a wrong value tells more than a wrong type: it comes from the union's member that
+    the client meant.
+    """
     located = [(_located(item, data), item) for item in error.errors(include_url=False)]
-    path, item = max(located, key=lambda pair: len(pair[0]))  # max keeps the first among equals
+    path, item = max(located, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
     param = path_text(path)
     return RequestError(_sentence(param, item), param=param or None, code=_code(item))
 
 
-def client_path(location: Sequence[Any], data: Any) -> tuple[int | str, ...]:
-    """A pydantic location without the names of union members, which the client never wrote."""
+def client_path(location: Sequence[Any], data: Any, *, missing: bool) -> tuple[int | str, ...]:
+    """A pydantic location without the names of union members, which the client never wrote.
+
+    `missing`: the last step names a required field that is not there.
+    """
     path: list[int | str] = []
     here = data
     for position, step in enumerate(location):
         if (isinstance(here, list) and isinstance(step, int)) or (isinstance(here, dict) and step in here):
             path.append(step)
             here = here[step]
-        elif isinstance(here, dict) and position == len(location) - 1:
-            path.append(step)  # a required field that is missing
+        elif missing and isinstance(here, dict) and position == len(location) - 1:
+            path.append(step)
     return tuple(path)
 
 
 def _located(item: ErrorDetails, data: Any) -> tuple[int | str, ...]:
-    path = client_path(item["loc"], data)
+    path = client_path(item["loc"], data, missing=item["type"] == "missing")
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return (*path, item["ctx"]["discriminator"].strip("'"))  # the field that chooses the variant
     return path
 
 
 def path_text(path: Sequence[int | str]) -> str:
-    """messages[0].content"""
+    """messages[0].content; a client's own long key is cut."""
     text = ""
     for step in path:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
-            text += f".{step}" if text else step
+            name = step if len(step) <= 80 else step[:77] + "..."
+            text += f".{name}" if text else name
     return text
 
 

@@ -130,8 +130,11 @@ def with_seed(request: Request) -> Request:
 
 
 def check_request(request: Request, limits: EngineLimits) -> None:
-    """Refuse token ids that the model does not have: on the device they would hurt the whole batch."""
+    """Refuse numbers that the model lacks or no tensor holds: there they would hurt the whole batch."""
     sampling = request.sampling
     ids = (*request.prompt, *sampling.stop_ids, *(token for token, _ in sampling.logit_bias))
     if ids and not (min(ids) >= 0 and max(ids) < limits.vocab_size):
         raise RequestError(f"a token id is outside the model's vocabulary of {limits.vocab_size} ids")
+    for name, value in (("top_k", sampling.top_k), ("seed", sampling.seed or 0)):
+        if not -(2**63) <= value < 2**63:
+            raise RequestError(f"{name} does not fit 64 bits", param=name)
