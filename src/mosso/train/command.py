@@ -34,8 +34,8 @@ VOCABULARY_EXAMPLES = 20_000
 @click.option(
     "--minutes", default=60.0, help="End after this long, compilation included, if steps would take longer."
 )
-@click.option("--rows", default=128, help="Rows of a batch.")
-@click.option("--length", default=1024, help="Tokens of a row.")
+@click.option("--rows", default=32, help="Rows of a batch.")
+@click.option("--length", default=4096, help="Tokens of a row.")
 @click.option("--workers", default=12, help="Processes that make data.")
 @click.option("--muon-lr", default=0.02)
 @click.option("--adam-lr", default=0.004)

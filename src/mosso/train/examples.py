@@ -16,7 +16,7 @@ Draw = Callable[[random.Random], Iterator[Example]]
 _TABLE: dict[str, tuple[Draw, float]] = {
     arithmetic.NAME: (arithmetic.draw, 10),
     conversions.NAME: (conversions.draw, 4),
-    lists.NAME: (lists.draw, 4),
+    lists.NAME: (lists.draw, 7),
     extraction.NAME: (extraction.draw, 4),
     tools.NAME: (tools.draw, 5),  # a draw is a whole dialogue, two or three examples
     follow_ups.NAME: (follow_ups.draw, 5),

@@ -15,8 +15,9 @@ from mosso.harmony.conversation import Channel, Conversation, Message, Role
 from mosso.train.skills.base import Example
 
 SHARE = 0.12  # of the examples get a history
-MOST_TURNS = 3
-_RECENT = 64  # examples to draw turns from
+LONG_SHARE = 0.2  # of the histories are long, so that the whole context is trained
+SHORT_TURNS, LONG_TURNS = 3, 75
+_RECENT = 256  # examples to draw turns from
 
 
 def turns_of(example: Example) -> tuple[Message, ...]:
@@ -38,8 +39,8 @@ def with_histories(examples: Iterable[Example], seed: int) -> Iterator[Example]:
     for example in examples:
         turns = turns_of(example)
         if recent and not example.alone and draw.random() < SHARE:
-            count = draw.randint(1, MOST_TURNS)
-            example = _prepend(example, [draw.choice(recent) for _ in range(count)])
+            most = LONG_TURNS if draw.random() < LONG_SHARE else SHORT_TURNS
+            example = _prepend(example, [draw.choice(recent) for _ in range(draw.randint(1, most))])
         if turns:
             recent.append(turns)
         yield example

@@ -10,7 +10,7 @@ and MXFP4 roundings of the experts' matrices, both with straight-through gradien
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -120,10 +120,6 @@ class Experts(nn.Module):
         self.down_weight = _matrix(count, hidden, inner, gain=(2 * config.num_layers) ** -0.5)
         self.down_bias = _zeros(count, hidden)
 
-    def quantized(self, name: Literal["gate_up_weight", "down_weight"]) -> torch.Tensor:
-        """[E, outputs, inputs] float32: the values that MXFP4 can hold, gradients straight through."""
-        return fake_quantize(getattr(self, name))
-
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 [T, hidden] → weights [T, E], zero where not chosen, and the load-balancing loss.
 
@@ -141,17 +137,20 @@ class Experts(nn.Module):
         load = chosen.float().mean(0) / self.top
         return weights, self.count * (load * logits.softmax(-1).mean(0)).sum()
 
-    def forward(self, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 [T, hidden] → the same, and the load-balancing loss."""
+    def forward(
+        self, x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 [T, hidden] → the same, and the load-balancing loss.
+
+        gate_up [E, 2I, hidden] and down [E, hidden, I] are this layer's matrices as MXFP4 holds them.
+        """
         weights, balance = self.route(x)
-        gate_up = self.quantized("gate_up_weight").to(dtype).flatten(0, 1)  # [E · 2I, hidden]
-        both = F.linear(x.to(dtype), gate_up, stored(self.gate_up_bias, dtype).flatten())
+        both = F.linear(x.to(dtype), gate_up.flatten(0, 1), stored(self.gate_up_bias, dtype).flatten())
         both = both.float().unflatten(-1, (self.count, -1, 2))
         gate = both[..., 0].clamp(max=self.limit)
         up = both[..., 1].clamp(-self.limit, self.limit)
         inner = gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1) * weights[..., None]  # [T, E, I]
-        down = self.quantized("down_weight").to(dtype).transpose(0, 1).flatten(1)  # [hidden, E · I]
-        out = F.linear(inner.to(dtype).flatten(1), down).float()
+        out = F.linear(inner.to(dtype).flatten(1), down.transpose(0, 1).flatten(1)).float()
         return out + weights @ stored(self.down_bias, torch.float32), balance
 
 
@@ -198,13 +197,26 @@ class Network(nn.Module):
         cos, sin = self.cos[:length], self.sin[:length]
         masks = self.form.make_masks(documents, self.config.window)
         x = F.embedding(tokens, stored(self.embedding, torch.float32))
+        gate_up, down = (weights.to(self.dtype) for weights in self.quantized_experts())
         balances = []
-        blocks = cast(list[Block], list(self.blocks))
-        for block, sliding in zip(blocks, self.config.sliding, strict=True):
+        for i, (block, sliding) in enumerate(zip(self._blocks(), self.config.sliding, strict=True)):
             mask = masks.sliding if sliding else masks.full
             x = x + block.attention(block.attention_norm(x), cos, sin, mask, self.form, self.dtype)
-            out, balance = block.experts(block.experts_norm(x).flatten(0, 1), self.dtype)
+            out, balance = block.experts(block.experts_norm(x).flatten(0, 1), gate_up[i], down[i], self.dtype)
             x = x + out.view_as(x)
             balances.append(balance)
         logits = F.linear(self.norm(x).to(self.dtype), stored(self.head, self.dtype))
         return logits, torch.stack(balances).mean()
+
+    def quantized_experts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 [L, E, 2I, hidden] and [L, E, hidden, I]: what MXFP4 can hold, gradients straight through.
+
+        All layers at once: the rounding is traced and compiled once, not twice a layer.
+        """
+        experts = [block.experts for block in self._blocks()]
+        gate_up = torch.stack([e.gate_up_weight for e in experts])
+        down = torch.stack([e.down_weight for e in experts])
+        return fake_quantize(gate_up), fake_quantize(down)
+
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
