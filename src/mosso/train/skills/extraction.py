@@ -206,9 +206,7 @@ def draw(rng: random.Random) -> Iterator[Example]:
     rng.shuffle(wanted)
     wanted = wanted[: rng.choices(range(1, len(wanted) + 1), weights=range(1, len(wanted) + 1))[0]]
     if rng.random() < 0.12:
-        wanted.insert(
-            rng.randrange(len(wanted) + 1), rng.choice([name for name in ALL_FIELDS if name not in values])
-        )
+        wanted.insert(rng.randrange(len(wanted) + 1), _absent(rng, values))
     found = {name: values.get(name) for name in wanted}
     setting = draw_setting(rng)
     yield Example(
@@ -219,6 +217,21 @@ def draw(rng: random.Random) -> Iterator[Example]:
         f"extraction {sorted(map(str, values.values()))}",
         detail=f"{len(found)} fields",
     )
+
+
+def _absent(rng: random.Random, values: dict[str, JsonValue]) -> str:
+    """A field that the text does not have, under no other name either."""
+    near = {name for group in _ALIKE if not group.isdisjoint(values) for name in group}
+    return rng.choice([name for name in ALL_FIELDS if name not in values and name not in near])
+
+
+# Fields that could be taken for one another.
+_ALIKE = tuple(frozenset(group.split()) for group in (
+    "name customer author founder guest owner manager artist", "price amount total", "city place country from to start end",
+    "date deadline year time start end", "product event title brand model album company category project", "order invoice flight id",
+    "quantity score rating rank level pages nights employees capacity size", "color team", "email phone", "temperature humidity",
+    "weight height width length size distance", "job department",
+))  # fmt: skip
 
 
 def _request(rng: random.Random, fields: str, text: str) -> str:
