@@ -188,3 +188,15 @@ def test_thinking_grows_with_effort_and_is_short(dialogues: list[list[Example]])
 def test_any_result_becomes_an_answer(result: str, said: str) -> None:
     assert answer_from(result) == said
     assert statement(result)[1:] == said[1:]
+
+
+def test_a_question_is_held_out_whether_or_not_a_tool_fits_it() -> None:
+    same = 0
+    for seed in range(200):
+        fitting, without = (
+            tools.draw_dialogue(random.Random(seed), kind) for kind in ("one call", "none fits")
+        )
+        if fitting.prompt.messages[-1] == without.prompt.messages[-1]:
+            same += 1
+            assert fitting.key == without.key
+    assert same > 100
