@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 from mosso.core.errors import UsageError
 from mosso.server.lifecycle import Lifecycle
+from mosso.server.protocol import Connection
 
 T = TypeVar("T")
 BACKLOG = 2048
@@ -84,7 +85,8 @@ async def serve_async(
     """Serve on a socket made by `bind` until a signal; `on_start` is called once connections are accepted."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
