@@ -63,6 +63,7 @@ def test_what_is_no_json_object_is_refused(body):
         ({"service_tier": "flex"}, "service_tier"),
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
         ({"nonsense": 1}, "nonsense"),
+        ({"": 1}, ""),
     ],
 )
 def test_a_mistake_is_named_in_the_clients_own_words(fields, param):

@@ -71,7 +71,7 @@ def as_request_error(error: ValidationError, data: Any) -> RequestError:
     located = [(_located(item, data), item) for item in error.errors(include_url=False)]
     path, item = max(located, key=lambda pair: (len(pair[0]), not pair[1]["type"].endswith("_type")))
     param = path_text(path)
-    return RequestError(_sentence(param, item), param=param or None, code=_code(item))
+    return RequestError(_sentence(param, item), param=param if path else None, code=_code(item))
 
 
 def client_path(location: Sequence[Any], data: Any, *, missing: bool) -> tuple[int | str, ...]:

@@ -26,7 +26,7 @@ from mosso.server.protocol import Connection
 
 T = TypeVar("T")
 BACKLOG = 2048
-CUT_SECONDS = 1  # streams cut at the end of the drain get so long to free what they hold
+CUT_SECONDS = 1  # streams cut at the end of the drain get so long to tell it and to free what they hold
 logger = logging.getLogger("mosso.server")
 
 
@@ -51,6 +51,13 @@ class Server(uvicorn.Server):
         else:
             logger.info("draining: %d requests in hand", self._lifecycle.active)
             self._lifecycle.drain()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """What is still in hand is cut now, so that its clients are told before uvicorn closes on them."""
+        if self._lifecycle.active:
+            for task in self.server_state.tasks:
+                task.cancel()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._lifecycle.may_exit()

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mosso.api.errors import error_json
+from mosso.core.errors import MossoError, UnavailableError
 from mosso.server.faults import ClientGone, as_mosso_error
 from mosso.server.record import record_of
 
@@ -29,7 +30,8 @@ _HEADERS = (
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up; then ClientGone.
 
-    The request's body must have been read: whatever `receive` gives now is the disconnect.
+    The request's body must have been read: whatever `receive` gives now is the disconnect. A request's own
+    task is cancelled only when the drain's time is up: that is UnavailableError, which the client still gets.
     """
     task = asyncio.create_task(work)
     hangup = asyncio.create_task(_hangup(receive))
@@ -38,6 +40,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             raise ClientGone
         return task.result()
+    except asyncio.CancelledError:
+        raise UnavailableError("The server shut down before the answer was complete.") from None
     finally:
         await _cancel(task, hangup)
 
@@ -80,6 +84,8 @@ class EventStream(Response):
             await while_connected(receive, self._pump(scope, send))
         except ClientGone:
             record_of(scope).gone = True
+        except UnavailableError as fault:
+            await _fail(scope, send, fault)
         finally:
             await self._batches.aclose()
             self._on_close()
@@ -90,11 +96,15 @@ class EventStream(Response):
             async for batch in self._batches:
                 await _write(send, framed(batch))
         except Exception as error:
-            fault = as_mosso_error(error)
-            record_of(scope).error = type(fault).__name__
-            await _write(send, framed([error_json(fault)]), more=False)
+            await _fail(scope, send, as_mosso_error(error))
         else:
             await _write(send, DONE, more=False)
+
+
+async def _fail(scope: Scope, send: Send, fault: MossoError) -> None:
+    """The stream's last event, instead of [DONE]."""
+    record_of(scope).error = type(fault).__name__
+    await _write(send, framed([error_json(fault)]), more=False)
 
 
 def _write(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:
