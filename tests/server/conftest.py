@@ -21,7 +21,7 @@ from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
 
 from mosso.core.requests import Request
 from mosso.server.app import create_app
-from mosso.server.run import serve_async
+from mosso.server.run import serve as run_server
 from mosso.server.settings import ServerSettings
 
 TOKENIZER = small_tokenizer()
@@ -48,7 +48,7 @@ class Running:
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def _run(self) -> None:
-        asyncio.run(serve_async(self.app, port=0, on_start=self._tell))
+        run_server(self.app, port=0, on_start=self._tell)
 
     def _tell(self, url: str) -> None:
         self.url = url

@@ -171,8 +171,6 @@ class ChatChoice:
             self._show(self._stops.flush())
 
     def _text(self, text: str) -> None:
-        if not text:
-            return
         if self._kind is Kind.CALL:
             self._arguments_blank = self._arguments_blank and text.isspace()
             self._arguments(text)

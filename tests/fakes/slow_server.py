@@ -1,0 +1,31 @@
+"""A server whose answers take a while, for tests that send signals: slow_server.py DRAIN_SECONDS TOKENS."""
+
+import asyncio
+import logging
+import sys
+
+from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
+
+from mosso.server.app import create_app
+from mosso.server.run import serve
+from mosso.server.settings import ServerSettings
+
+
+async def pause(request):
+    await asyncio.sleep(0.01)
+
+
+def main() -> None:
+    tokenizer = small_tokenizer()
+    source = ScriptedSource(
+        lambda r: harmony(tokenizer, "<|channel|>final<|message|>" + "x" * int(sys.argv[2]))
+    )
+    source.gate = pause
+    logging.basicConfig(level=logging.INFO)
+    settings = ServerSettings(api=SETTINGS, drain_seconds=float(sys.argv[1]))
+    serve(create_app(source, tokenizer, settings), port=0, on_start=lambda url: print(url, flush=True))
+    print("aborted", len(source.aborted), flush=True)
+
+
+if __name__ == "__main__":
+    main()

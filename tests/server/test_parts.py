@@ -1,0 +1,91 @@
+import signal
+import socket
+
+import pytest
+import uvicorn
+
+from mosso.core.errors import UnavailableError, UsageError
+from mosso.server.lifecycle import Lifecycle
+from mosso.server.run import Server, bind, run, url_of
+
+
+def test_work_is_counted_and_refused_while_draining():
+    life = Lifecycle(1000)
+    with life.work():
+        assert life.active == 1
+        assert not life.may_exit()
+        life.drain()
+        assert not life.may_exit()
+        with pytest.raises(UnavailableError), life.work():
+            raise AssertionError
+    assert life.may_exit()
+    assert life.active == 0
+
+
+def test_the_drain_ends_when_its_time_is_up():
+    life = Lifecycle(0)
+    with life.work():
+        life.drain()
+        assert life.may_exit()
+
+
+def test_work_that_fails_is_no_longer_in_hand():
+    life = Lifecycle(1)
+    with pytest.raises(ZeroDivisionError), life.work():
+        raise ZeroDivisionError
+    assert life.active == 0
+
+
+def test_an_address_in_use_is_named():
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert url_of(taken) == f"http://127.0.0.1:{port}"
+        with pytest.raises(UsageError, match=rf"127\.0\.0\.1:{port}: Address already in use"):
+            bind("127.0.0.1", port)
+
+
+def test_an_address_that_does_not_exist_is_named():
+    with pytest.raises(UsageError, match=r"cannot listen on 203\.0\.113\.1:80"):
+        bind("203.0.113.1", 80)
+
+
+def test_urls_can_be_opened():
+    with bind("0.0.0.0", 0) as anywhere:
+        assert url_of(anywhere).startswith("http://localhost:")
+    if socket.has_dualstack_ipv6():
+        with bind("::1", 0) as six:
+            assert url_of(six).startswith("http://[::1]:")
+
+
+def test_the_first_signal_drains_and_the_second_leaves():
+    life = Lifecycle(1000)
+    server = Server(uvicorn.Config(lambda: None), life)
+    server.handle_exit(signal.SIGTERM, None)
+    assert life.draining
+    assert not server.should_exit
+    server.handle_exit(signal.SIGTERM, None)
+    assert server.should_exit
+    assert server.force_exit
+
+
+async def test_servers_that_announce_their_life_are_answered(server):
+    told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    sent = []
+
+    async def receive():
+        return next(told)
+
+    async def send(message):
+        sent.append(message["type"])
+
+    await server.app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_run_gives_the_result():
+    async def main() -> int:
+        return 5
+
+    assert run(main) == 5
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
