@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pydantic_core import to_json
 
@@ -17,7 +17,7 @@ from mosso.api.context import room_for
 from mosso.api.deltas import Delta
 from mosso.api.generation import Choice, closing, generate
 from mosso.api.observer import Observer
-from mosso.api.sampling import check_stop_strings, check_stream_options, choice_seed, sampling_params
+from mosso.api.sampling import check_stop_strings, check_stream_options, choice_requests, sampling_params
 from mosso.api.settings import ApiSettings
 from mosso.api.thoughts import Thoughts, ThoughtStore
 from mosso.api.usage import Report, Usage, sum_counts
@@ -110,16 +110,7 @@ class ChatService:
             stop_ids=self._tokenizer.stop_ids,
             vocab_size=limits.vocab_size,
         )
-        return tuple(
-            Request(
-                id=f"{job_id}-{choice}",
-                prompt=prompt,
-                sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
-                priority=body.priority,
-                cache_salt=body.cache_salt,
-            )
-            for choice in range(body.n)
-        )
+        return tuple(choice_requests(job_id, prompt, sampling, body))
 
     def _choices(self, job: ChatJob) -> list[Choice[Delta]]:
         def remember(call_id: str, thoughts: Thoughts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from mosso.api.settings import SamplingDefaults
 from mosso.api.wire import WireRequest
 from mosso.core.errors import RequestError, UnsupportedError
-from mosso.core.requests import SamplingParams
+from mosso.core.requests import Request, SamplingParams
 
 MAX_TOP_LOGPROBS = 20
 COLDEST = 1e-5  # below it, logits divided by the temperature leave float32; greedy is what it would mean
@@ -105,6 +106,22 @@ def sampling_params(
         stop_ids=_stop_ids(fields, stop_ids, vocab_size),
         logprobs=logprobs,
     )
+
+
+def choice_requests(
+    job_id: str, prompt: tuple[int, ...], sampling: SamplingParams, fields: SamplingFields
+) -> list[Request]:
+    """The `n` engine requests of one prompt; they share it, and with it its cached prefix."""
+    return [
+        Request(
+            id=f"{job_id}-{choice}",
+            prompt=prompt,
+            sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
+            priority=fields.priority,
+            cache_salt=fields.cache_salt,
+        )
+        for choice in range(fields.n)
+    ]
 
 
 def choice_seed(seed: int | None, choice: int) -> int | None:
