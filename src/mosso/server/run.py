@@ -8,6 +8,7 @@ with status 0. A second signal leaves at once.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import sys
@@ -72,7 +73,8 @@ def bind(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
         except OSError as error:
-            raise UsageError(f"The server cannot listen on {host}:{port}: {error.strerror}.") from None
+            hint = f"; choose another: --port {port + 1}" if error.errno == errno.EADDRINUSE else ""
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from None
         sock.setblocking(False)
         owned.pop_all()  # the caller's from here on
         return sock
