@@ -46,9 +46,14 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
     ("arguments", "said"),
     [
         (("serve", "nowhere"), "no model 'nowhere'"),
+        (("chat", "127.0.0.1:8000"), "did you mean http://127.0.0.1:8000?"),
+        (("plan", "20b", "--memory", "0"), "--memory"),
         (("serve", "openai/gpt-oss-20b"), "mosso pull openai/gpt-oss-20b"),
         (("serve", "model.gguf"), "GGUF"),
-        (("serve", "demo", "--page-size", "17"), "--page-size"),
+        (("serve", "demo", "--port", "0", "--page-size", "17"), "--page-size"),
+        (("serve", "demo", "--port", "0", "--threads", "100000"), "--threads must be 1 to 1024"),
+        (("serve", "demo", "--port", "0", "--kv-memory", "999999999"), "--kv-memory"),
+        (("serve", "demo", "--drain", "-1"), "--drain"),
         (("plan", "nowhere"), "no model 'nowhere'"),
         (("chat", "http://127.0.0.1:1"), "no server answers"),
         (("pull", "no such thing"), "no hub id"),
@@ -70,10 +75,11 @@ def test_a_port_in_use_is_named(run) -> None:
         result = run("serve", "--port", port)
     assert result.exit_code == 1
     assert f"127.0.0.1:{port}" in result.output
+    assert f"--port {port + 1}" in result.output
 
 
 def test_serve_names_a_folder_without_a_checkpoint(run, tmp_path) -> None:
-    result = run("serve", tmp_path)
+    result = run("serve", tmp_path, "--port", 0)
     assert result.exit_code == 1
     assert "config.json" in result.output or "tokenizer" in result.output
 
@@ -83,6 +89,6 @@ def test_serve_names_a_broken_config(run, tmp_path) -> None:
     config = tmp_path / "m" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"model_type": "llama", "architectures": ["Llama"]}))
-    result = run("serve", tmp_path / "m")
+    result = run("serve", tmp_path / "m", "--port", 0)
     assert result.exit_code == 1
     assert "config.json" in result.output

@@ -95,6 +95,20 @@ def test_generate_keeps_going_past_a_bad_request(run, url, tmp_path) -> None:
     assert "response" in rows["2"]
 
 
+def test_generate_names_a_target_it_cannot_use(run, tmp_path) -> None:
+    source, other = tmp_path / "in.jsonl", tmp_path / "other.jsonl"
+    source.write_text('{"prompt": "hello"}\n')
+    other.write_text("notes of mine\n")
+    for target, said in (
+        (tmp_path / "none" / "out.jsonl", "does not exist"),
+        (source, "both IN and OUT"),
+        (other, f"{other}:1 was not written by mosso generate"),
+    ):
+        result = run("generate", source, target)
+        assert result.exit_code == 1
+        assert said in result.output
+
+
 def test_generate_names_a_bad_line(run, tmp_path) -> None:
     source = tmp_path / "in.jsonl"
     for text, said in (("not json", "not JSON"), ("[]", "JSON object"), ("{}", "neither")):

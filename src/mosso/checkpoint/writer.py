@@ -132,7 +132,9 @@ def _prepare(folder: Path, overwrite: bool) -> None:
     weights = [folder / INDEX_FILE, *folder.glob("*.safetensors")]
     present = [file for file in weights if file.exists()]
     if present and not overwrite:
-        raise UsageError(f"{folder} holds weights already ({present[0].name}); choose another folder")
+        raise UsageError(
+            f"{folder} holds weights already ({present[0].name}); choose another folder, or --overwrite"
+        )
     for file in [*present, *folder.glob(f"*{_PART}")]:  # the index first
         file.unlink()
 

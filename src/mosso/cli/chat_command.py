@@ -18,10 +18,11 @@ from mosso.cli.client import ChatClient, Delta, ToolCall
 from mosso.core.errors import UsageError
 
 EFFORTS = ("low", "medium", "high")
+MIN_PIECES = 5
 HELP = """/effort low|medium|high   how long the model thinks
 /system TEXT              set the system prompt and start anew
 /new                      start anew
-/quit                     leave (so does Ctrl-D); Ctrl-C stops an answer"""
+/quit                     leave (so do Ctrl-D and, at the prompt, Ctrl-C); Ctrl-C stops an answer"""
 
 
 @click.command("chat")
@@ -92,6 +93,8 @@ class Screen:
     def __init__(self, console: Console, *, interactive: bool) -> None:
         self.console = console
         self.interactive = interactive
+        if interactive:
+            import readline  # noqa: F401 - line editing and history for every input() from here on
         self._style: str | None = None  # the style of the open line, None at a line's start
 
     def write(self, text: str, style: str) -> None:
@@ -107,6 +110,11 @@ class Screen:
             self.console.print()
             self._style = None
         self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def end(self) -> None:
+        """Leave the prompt's line, so that the shell's own starts a new one."""
+        if self.interactive:
+            self.console.print()
 
     def ask(self, prompt: str) -> str:
         """One line from the person; raises EOFError at the end of the input."""
@@ -127,13 +135,15 @@ class Answer:
     reasoning: str = ""
     calls: dict[int, ToolCall] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
+    pieces: int = 0  # deltas that brought something
     started: float = 0.0
     first: float = 0.0
     ended: float = 0.0
 
     def add(self, delta: Delta) -> None:
-        if not self.first and (delta.content or delta.reasoning or delta.calls):
-            self.first = time.perf_counter()
+        if delta.content or delta.reasoning or delta.calls:
+            self.pieces += 1
+            self.first = self.first or time.perf_counter()
         self.content += delta.content
         self.reasoning += delta.reasoning
         for index, piece in delta.calls:
@@ -154,9 +164,11 @@ class Answer:
         return message
 
     def speed(self) -> str:
+        """Tokens a second after the first; left out where too few pieces came to time them."""
         tokens = int(self.usage.get("completion_tokens", 0))
         seconds = self.ended - self.first
-        rate = f" · {(tokens - 1) / seconds:.0f} tokens/s" if tokens > 1 and seconds > 0 else ""
+        timed = self.pieces >= MIN_PIECES and seconds > 0
+        rate = f" · {(tokens - 1) / seconds:.0f} tokens/s" if timed else ""
         return f"{tokens} tokens{rate} · first after {self.first - self.started:.2f} s"
 
 
@@ -187,6 +199,7 @@ class Chat:
             try:
                 text = self.screen.ask(">").strip()
             except (EOFError, KeyboardInterrupt):
+                self.screen.end()
                 return
             if text == "/quit":
                 return

@@ -42,9 +42,11 @@ def command(source: Path, target: Path, model: str, concurrency: int, api_key: s
     A line is the body of a chat completion ({"messages": [...]}), of a completion ({"prompt": "..."}), or a
     line of an OpenAI batch file ({"custom_id": ..., "url": ..., "body": {...}}). An output line has the
     request's custom_id (or its line number), and `response` or `error`. Lines that OUT.jsonl answers already
-    are skipped, so a run that was stopped goes on where it was.
+    are skipped, so a run that was stopped goes on where it was; a request that failed is tried again and gets
+    another line. IN.jsonl is checked as a whole before the first request.
     """
     lines = read_lines(source)
+    check_target(source, target)
     done = answered(target)
     todo = [line for line in lines if line.id not in done]
     with connected(model, api_key) as client:
@@ -57,9 +59,8 @@ def command(source: Path, target: Path, model: str, concurrency: int, api_key: s
         ):
             bar = progress.add_task("generating", total=len(lines), completed=len(lines) - len(todo))
             failed = asyncio.run(runner.run(todo, out, lambda: progress.advance(bar)))
-    click.echo(
-        f"{len(todo)} answered, {len(lines) - len(todo)} were there already, {failed} failed", err=True
-    )
+    there = len(lines) - len(todo)
+    click.echo(f"{len(todo) - failed} answered, {there} were there already, {failed} failed", err=True)
     if failed:
         raise UsageError(
             f"{failed} requests failed; their lines in {target} say why, a new run tries them again"
@@ -95,6 +96,13 @@ def read_line(text: str, where: str, number: str) -> Line:
     return Line(str(value.get("custom_id", number)), endpoint, body)
 
 
+def check_target(source: Path, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"{target} is both IN and OUT")
+
+
 def answered(path: Path) -> set[str]:
     """The ids that have a response. A last line cut by a crash is dropped from the file first."""
     if not path.exists():
@@ -103,7 +111,17 @@ def answered(path: Path) -> set[str]:
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         path.write_bytes(whole)
-    return {entry["custom_id"] for entry in map(json.loads, whole.splitlines()) if entry.get("response")}
+    done = set()
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            if entry.get("response"):
+                done.add(entry["custom_id"])
+        except (ValueError, AttributeError, KeyError):
+            raise UsageError(
+                f"{path}:{number} was not written by mosso generate; name another file"
+            ) from None
+    return done
 
 
 class Runner:

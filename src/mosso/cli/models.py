@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,8 +31,10 @@ def find_model(text: str) -> Model:
         return Model(folder.resolve().name, folder)
     if folder.exists():
         raise UsageError(f"{text} is a file; give the folder that holds config.json and the weights")
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", text):
+        raise UsageError(f"no model {text!r}; did you mean http://{text}?")
     if not looks_like_hub_id(text):
-        raise UsageError(f"no model {text!r}: it is neither 'demo' nor a folder here")
+        raise UsageError(f"no model {text!r}: give demo, a folder, or the hub id of a model that was pulled")
     pulled = pulled_folder(text)
     if not pulled.is_dir():
         raise UsageError(f"{text} is not here; to download it: mosso pull {text}")

@@ -18,8 +18,12 @@ PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 
 
 @click.command("plan")
-@click.argument("model", default="20b")
-@click.option("--memory", type=float, help="GiB there are; default: 80 for cuda, this machine's for cpu.")
+@click.argument("model")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    help="GiB there are; default: 80 for cuda, this machine's for cpu.",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on cuda, float32 on cpu."
@@ -59,8 +63,9 @@ def shape_of(model: str) -> Shape:
     from mosso.checkpoint import open_checkpoint
     from mosso.checkpoint.config import read_config, read_experts_format
 
-    if model in PUBLISHED:
-        return Shape(PUBLISHED[model], "mxfp4")
+    published = model.lower().removeprefix("openai/").removeprefix("gpt-oss-")
+    if published in PUBLISHED:
+        return Shape(PUBLISHED[published], "mxfp4")
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".json":
         return Shape(read_config(path), read_experts_format(path))

@@ -31,7 +31,7 @@ logger = logging.getLogger("mosso")
     type=click.Choice(["auto", "packed", "expanded"]),
     default="auto",
     show_default=True,
-    help="MXFP4 as stored, or expanded to --dtype; auto expands small models only.",
+    help="MXFP4 as stored, or expanded to --dtype; auto: as stored wherever a kernel reads it.",
 )
 @click.option("--max-context", type=click.IntRange(min=2), help="Most tokens of one request, in and out.")
 @click.option(
@@ -60,7 +60,11 @@ logger = logging.getLogger("mosso")
     "--max-body", default=32, show_default=True, type=click.IntRange(min=1), help="MiB of one request."
 )
 @click.option(
-    "--drain", default=60.0, show_default=True, type=float, help="Seconds for open streams at the end."
+    "--drain",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds for open streams at the end.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def command(model: str, host: str, port: int, name: str | None, log_level: str, **options: Any) -> None:
