@@ -38,6 +38,7 @@ BASE = EngineSettings(Path("model"))
         ({"kv_memory": 0}, "--kv-memory"),
         ({"max_waiting": 0}, "--max-waiting"),
         ({"threads": 0}, "--threads"),
+        ({"threads": 100_000}, "--threads"),
     ],
 )
 def test_a_wrong_setting_is_named_by_its_flag(change, flag):

@@ -290,6 +290,29 @@ def test_a_library_is_built_once_and_kept(fresh_build, monkeypatch):
     assert made not in folder.iterdir()
 
 
+def test_a_damaged_library_is_built_again(fresh_build):
+    load, folder = fresh_build
+    folder.mkdir(parents=True)
+    damaged = folder / f"kernels-{build._fingerprint()}.so"
+    damaged.write_bytes(b"half a li")
+    assert not isinstance(load(), str)
+    assert damaged.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("cache", ["/proc/no/such/folder", "~", None])
+def test_without_a_place_to_keep_it_a_library_is_built_all_the_same(fresh_build, monkeypatch, cache):
+    """An unwritable folder; a user without a home."""
+    load, folder = fresh_build
+    if cache is None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(build.Path, "home", lambda: build.Path("~nobody-there").expanduser())
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache.replace("~", str(folder / "file")))
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("not a folder")
+    assert not isinstance(load(), str)
+
+
 def test_without_a_compiler_there_is_a_reason(fresh_build, monkeypatch):
     load, _ = fresh_build
     monkeypatch.setenv("PATH", "")

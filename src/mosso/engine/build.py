@@ -46,7 +46,7 @@ def build_loop(
         emit(Progress("loading weights"))
         storage = dtype if experts == "expanded" else torch.bfloat16  # large: as stored, not twice the size
         weights = load_weights(checkpoint, dtype=dtype, storage=storage, experts=experts, device=device)
-    kv = PagedKV.allocate(config, budget.full_pages, budget.window_pages, budget.page_size, dtype, device)
+    kv = allocate_kv(config, budget, dtype, device)
     table = RowTable(settings.max_rows, budget.max_context, budget.page_size, device)
     limits = EngineLimits(budget.max_context, budget.full_tokens, settings.max_rows, config.vocab_size)
     loop = EngineLoop(
@@ -69,6 +69,16 @@ def open_device(settings: EngineSettings) -> torch.device:
         raise UsageError("--device cuda: this machine has no CUDA device that torch can use")
     torch.set_num_threads(settings.num_threads)
     return torch.device(settings.device)
+
+
+def allocate_kv(config: ModelConfig, budget: KVBudget, dtype: torch.dtype, device: torch.device) -> PagedKV:
+    try:
+        return PagedKV.allocate(
+            config, budget.full_pages, budget.window_pages, budget.page_size, dtype, device
+        )
+    except RuntimeError as error:  # torch's OutOfMemoryError is one too
+        size = f"{budget.total_bytes / MIB:,.0f} MiB"
+        raise UsageError(f"--kv-memory: this machine does not give {size} of memory") from error
 
 
 def scheduler_config(config: ModelConfig, budget: KVBudget, settings: EngineSettings) -> SchedulerConfig:

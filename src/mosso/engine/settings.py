@@ -55,7 +55,7 @@ class EngineSettings:
             f"at least --max-rows ({self.max_rows}), so that every running request gets its next token",
         )
         self._require("max_context", self.max_context is None or self.max_context >= 2, "at least 2")
-        self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
+        self._require("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")
 
     @property
     def num_threads(self) -> int:

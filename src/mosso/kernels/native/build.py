@@ -1,8 +1,8 @@
 """Compiles the C sources on first use, for this machine's processor, and loads the result.
 
 The library is kept in the user's cache folder under a name that hashes sources, command and processor, so it
-is compiled once and never taken for another's. Where there is no compiler there is no library, and the torch
-twins do the work.
+is compiled once and never taken for another's. Where that folder cannot be written, each process compiles for
+itself. Where there is no compiler there is no library, and the torch twins do the work.
 """
 
 from __future__ import annotations
@@ -37,13 +37,26 @@ _COMPILE_SECONDS = 120
 def load() -> ctypes.CDLL | str:
     """The library, or one sentence that says why there is none. Compiles (two seconds) if it must."""
     try:
-        path = _cache_folder() / f"kernels-{_fingerprint()}.so"
-        if not path.exists():
-            _compile(path)
-        return ctypes.CDLL(str(path))
+        try:
+            return _open(_cache_folder())
+        except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: there is no home folder
+            with tempfile.TemporaryDirectory() as folder:
+                return _open(Path(folder))  # stays mapped when the file is gone
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         return f"the native kernels could not be built: {detail.strip().splitlines()[0]}"
+
+
+def _open(folder: Path) -> ctypes.CDLL:
+    """The library in `folder`, made there if it is missing or damaged."""
+    path = folder / f"kernels-{_fingerprint()}.so"
+    if path.exists():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # the disk was full, or the machine went down while it was written
+            pass
+    _compile(path)
+    return ctypes.CDLL(str(path))
 
 
 def _cache_folder() -> Path:
