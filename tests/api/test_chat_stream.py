@@ -164,6 +164,11 @@ def test_stop_strings_end_the_answer_and_not_the_thinking():
     assert choice.done
 
 
+def test_stop_strings_do_not_end_a_preamble():
+    text = "<|channel|>commentary<|message|>I STOP.<|end|><|start|>assistant" + FINAL + "a STOP b<|return|>"
+    assert whole(run(text, stops=("STOP",))[1])[0]["content"] == "I STOP.\n\na "
+
+
 def test_text_held_back_for_a_stop_string_is_not_lost():
     for ending in ("<|return|>", ""):
         message, _ = whole(run(FINAL + "a STO" + ending, FinishReason.LENGTH, stops=("STOP",))[1])

@@ -116,6 +116,20 @@ def test_thinking_before_the_last_answer_is_dropped(prompt):
     assert prompt(USER, *turn, USER) == SYSTEM + HI + CALLED + RESULT + answer + HI + OPEN
 
 
+def test_thinking_of_earlier_turns_stays_out_while_a_new_call_is_made(prompt):
+    answered = {"role": "assistant", "content": "It is 42.", "reasoning": "old"}
+    calling = {"role": "assistant", "tool_calls": [CALL], "reasoning": "new"}
+    got = prompt(USER, answered, USER, calling, {"role": "tool", "tool_call_id": "call_1", "content": "42"})
+    answer = "<|start|>assistant<|channel|>final<|message|>It is 42.<|end|>"
+    thought = "<|start|>assistant<|channel|>analysis<|message|>new<|end|>"
+    assert got == SYSTEM + HI + answer + HI + thought + CALLED + RESULT + OPEN
+    earlier = {"role": "assistant", "tool_calls": [CALL], "reasoning": "older"}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "42"}
+    got = prompt(USER, earlier, result, answered, USER, calling, result)
+    assert "older" not in got
+    assert "new" in got
+
+
 def test_a_refusal_is_an_answer(prompt):
     got = prompt(USER, {"role": "assistant", "refusal": "No."}, USER)
     assert "<|channel|>final<|message|>No.<|end|>" in got
