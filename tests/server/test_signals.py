@@ -57,7 +57,8 @@ def test_a_second_signal_leaves_at_once():
         process(1000, 100_000) as (child, http),
         http.stream("POST", "/v1/chat/completions", json=BODY) as response,
     ):
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: the stream stays open as long as this lives
+        next(lines)
         child.send_signal(signal.SIGTERM)
         while "draining" not in child.stderr.readline():
             pass
