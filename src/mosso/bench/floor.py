@@ -8,6 +8,7 @@ from statistics import median
 
 import torch
 
+from mosso.checkpoint.config import ExpertsFormat
 from mosso.core.config import ModelConfig
 
 MXFP4_BYTES = 17 / 32  # a 4-bit value and its share of the scale byte
@@ -15,10 +16,15 @@ MXFP4_BYTES = 17 / 32  # a 4-bit value and its share of the scale byte
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """What the engine holds a weight in: bytes an element of the dense and of the expert matrices."""
+    """Bytes an element of the dense and of the expert matrices."""
 
     dense: float
     expert: float
+
+
+def stored_bytes(experts_format: ExpertsFormat) -> WeightBytes:
+    """As the checkpoint stores them: dense weights in BF16, experts in MXFP4 or BF16."""
+    return WeightBytes(dense=2, expert=MXFP4_BYTES if experts_format == "mxfp4" else 2)
 
 
 def decode_bytes(config: ModelConfig, batch: int, context: int, weights: WeightBytes, kv_bytes: int) -> float:

@@ -32,7 +32,11 @@ def numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 @click.option("--output", default=128, show_default=True, type=click.IntRange(min=2), help="Tokens out.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: the physical cores.")
 def engine(model: str, batch: tuple[int, ...], prompt: int, output: int, threads: int | None) -> None:
-    """The engine of MODEL without HTTP: prefill and decode apart, beside the floor."""
+    """The engine of MODEL without HTTP: prefill and decode apart, beside the floor.
+
+    The floor is the time to read from memory, once, every weight that a step touches, as the checkpoint stores
+    it, and the KV cache. A model that fits the processor's cache can beat it.
+    """
     asyncio.run(_engine(model, batch, prompt, output, threads))
 
 
@@ -40,8 +44,8 @@ async def _engine(
     model: str, batches: tuple[int, ...], prompt: int, output: int, threads: int | None
 ) -> None:
     from mosso.bench.engine import Shape, measure
-    from mosso.bench.floor import WeightBytes, decode_bytes, read_bandwidth
-    from mosso.checkpoint.config import read_config
+    from mosso.bench.floor import decode_bytes, read_bandwidth, stored_bytes
+    from mosso.checkpoint.config import read_config, read_experts_format
     from mosso.cli.models import find_model
     from mosso.engine.client import EngineClient
     from mosso.engine.settings import EngineSettings
@@ -49,6 +53,7 @@ async def _engine(
     folder = find_model(model).folder
     config = read_config(folder)
     settings = EngineSettings(folder, threads=threads, max_rows=max(64, *batches))
+    stored = stored_bytes(read_experts_format(folder / "config.json"))
     bandwidth = read_bandwidth(settings.num_threads)
     click.echo(f"{settings.num_threads} threads read {bandwidth / 1e9:.1f} GB/s")
     client = await EngineClient.start(settings)
@@ -56,12 +61,11 @@ async def _engine(
     try:
         for note in client.notes:
             click.echo(note)
-        weights = WeightBytes(dense=4, expert=4)
         click.echo(" batch   floor ms    step ms  share   decode tok/s   prefill tok/s   first token s")
         await measure(client, config, Shape(1, prompt, 8), seed=-1)  # warm up: thread pools, caches
         for batch in batches:
             found = await measure(client, config, Shape(batch, prompt, output))
-            read = decode_bytes(config, batch, prompt + output // 2, weights, kv_bytes=4)
+            read = decode_bytes(config, batch, prompt + output // 2, stored, kv_bytes=4)
             floor = read / bandwidth
             rows.append({**found.as_dict(), "floor": floor, "share": floor / found.step})
             click.echo(
