@@ -1,13 +1,14 @@
 """Server-sent events, and noticing that the client went away.
 
 A client that hangs up must free its KV blocks at once, whether it streams or waits for a whole answer. Both
-paths therefore watch the connection beside the work, and cancel the work when the connection ends.
+paths therefore watch the connection beside the work, and cancel the work when the connection ends. A client
+that stays but reads nothing counts as gone after SEND_SECONDS: what it does not read piles up in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -20,6 +21,7 @@ from mosso.server.record import record_of
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+SEND_SECONDS = 60.0  # that one write may wait for the client to read
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -95,6 +97,8 @@ class EventStream(Response):
             await _write(send, framed(self._first))
             async for batch in self._batches:
                 await _write(send, framed(batch))
+        except ClientGone:
+            raise
         except Exception as error:
             await _fail(scope, send, as_mosso_error(error))
         else:
@@ -107,5 +111,9 @@ async def _fail(scope: Scope, send: Send, fault: MossoError) -> None:
     await _write(send, framed([error_json(fault)]), more=False)
 
 
-def _write(send: Send, body: bytes, *, more: bool = True) -> Awaitable[None]:
-    return send({"type": "http.response.body", "body": body, "more_body": more})
+async def _write(send: Send, body: bytes, *, more: bool = True) -> None:
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+    except TimeoutError:
+        raise ClientGone from None
