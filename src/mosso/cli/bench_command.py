@@ -34,8 +34,8 @@ def numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[in
 def engine(model: str, batch: tuple[int, ...], prompt: int, output: int, threads: int | None) -> None:
     """The engine of MODEL without HTTP: prefill and decode apart, beside the floor.
 
-    The floor is the time to read from memory, once, every weight that a step touches, as the checkpoint stores
-    it, and the KV cache. A model that fits the processor's cache can beat it.
+    The floor is the time to read from memory, once, every weight that a step touches, as the checkpoint
+    stores it, and the KV cache. A model that fits the processor's cache can beat it.
     """
     asyncio.run(_engine(model, batch, prompt, output, threads))
 
