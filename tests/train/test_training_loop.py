@@ -39,7 +39,7 @@ class Reversals:
         draw = random.Random(seed)
         while True:
             word = [draw.randrange(10) for _ in range(draw.randrange(2, 5))]
-            yield Document([10, *word, 11, *reversed(word), 12], len(word) + 2, 0)
+            yield Document([10, *word, 11, *reversed(word), 12], len(word) + 2, len(word) + 2, 0)
 
 
 def tokens_of(source: Source, settings: FeedSettings, count: int) -> list[list[list[int]]]:
@@ -107,7 +107,7 @@ def test_a_run_out_of_minutes_still_ends(tmp_path: Path) -> None:
 
 
 def test_an_example_counts_only_if_every_target_token_is_right() -> None:
-    rows = [[Document([1, 2, 3], 1, 0), Document([4, 5, 6], 1, 1), Document([7, 8, 9], 1, 2)]]
+    rows = [[Document([1, 2, 3], 1, 1, 0), Document([4, 5, 6], 1, 1, 1), Document([7, 8, 9], 1, 1, 2)]]
     batch = _batch(rows)
     right = torch.ones_like(batch.tokens, dtype=torch.bool)
     right[0, 5] = False  # the last target of document 1

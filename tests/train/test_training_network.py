@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import torch
 
 from mosso.checkpoint import open_checkpoint
 from mosso.core.config import ModelConfig
+from mosso.core.errors import CheckpointError
 from mosso.kernels.mxfp4 import dequantize
 from mosso.model.loading import load_weights
 from mosso.model.reference import logits
 from mosso.train.attention import DENSE, FLEX, AttentionForm
-from mosso.train.export import export, load_master, save_master
+from mosso.train.export import export, load
 from mosso.train.network import Network
 from mosso.train.vocabulary import STOP_TOKENS, byte_tokenizer
 
@@ -125,9 +127,17 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert silent == []
 
 
-def test_a_master_file_continues_where_it_stopped(tmp_path: Path) -> None:
+def test_training_continues_from_an_export(tmp_path: Path) -> None:
     network, other = make_network(seed=1), make_network(seed=2)
-    save_master(network, tmp_path)
-    load_master(other, tmp_path / "master.safetensors")
-    for (name, param), copy in zip(network.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(param.bfloat16(), copy.bfloat16()), name
+    export(network, byte_tokenizer().to_str(), tmp_path)
+    load(other, tmp_path)
+    tokens = torch.randint(0, CONFIG.vocab_size, (1, 64))
+    with torch.no_grad():
+        expected, found = (n(tokens, torch.ones_like(tokens))[0] for n in (network, other))
+    assert torch.equal(expected, found)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    export(make_network(), byte_tokenizer().to_str(), tmp_path)
+    with pytest.raises(CheckpointError, match="another shape"):
+        load(Network(replace(CONFIG, window=32), length=32), tmp_path)

@@ -18,7 +18,8 @@ LENGTH = 32
 def documents(draw: st.DrawFn) -> list[Document]:
     sizes = draw(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), max_size=120))
     return [
-        Document([n % 60_000] * (prompt + target), prompt, n) for n, (prompt, target) in enumerate(sizes, 1)
+        Document([n % 60_000] * (prompt + target), draw(st.integers(0, prompt)), prompt, n)
+        for n, (prompt, target) in enumerate(sizes, 1)
     ]
 
 
@@ -40,7 +41,8 @@ def test_arrays_hold_the_documents_in_place(given_documents: list[Document]) -> 
         for place, document in enumerate(row, 1):
             at = arrays.documents[r] == place
             assert arrays.tokens[r][at].tolist() == document.ids
-            kinds = [Kind.PROMPT] * document.prompt + [Kind.TARGET] * (len(document.ids) - document.prompt)
+            heard, target = document.prompt - document.history, len(document.ids) - document.prompt
+            kinds = [Kind.PROMPT] * document.history + [Kind.HISTORY] * heard + [Kind.TARGET] * target
             assert arrays.kinds[r][at].tolist() == kinds
             assert set(arrays.numbers[r][at].tolist()) == {document.number}
         unused = arrays.documents[r] == 0
@@ -53,12 +55,12 @@ def batch_of(rows: list[list[Document]]) -> Batch:
 
 
 def test_large_token_ids_survive_the_narrow_arrays() -> None:
-    batch = batch_of([[Document([40_000, 65_000], 1, 0)]])
+    batch = batch_of([[Document([40_000, 65_000], 1, 1, 0)]])
     assert batch.tokens[0, :2].tolist() == [40_000, 65_000]
 
 
 def test_labels_are_next_tokens_and_weights_stop_at_a_documents_end() -> None:
-    first, second = Document([1, 2, 3, 4], 2, 0), Document([5, 6, 7], 1, 1)
+    first, second = Document([1, 2, 3, 4], 2, 2, 0), Document([5, 6, 7], 1, 1, 1)
     labels, weights = next_tokens(batch_of([[first, second]]))
     assert labels[0, :3].tolist() == [2, 3, 4]
     p = np.float32(PROMPT_WEIGHT)
@@ -68,6 +70,12 @@ def test_labels_are_next_tokens_and_weights_stop_at_a_documents_end() -> None:
 
 
 def test_the_last_position_of_a_full_row_has_no_label() -> None:
-    _, weights = next_tokens(batch_of([[Document(list(range(LENGTH)), 1, 0)]]))
+    _, weights = next_tokens(batch_of([[Document(list(range(LENGTH)), 1, 1, 0)]]))
     assert weights[0, -1] == 0
     assert weights[0, 1:-1].all()
+
+
+def test_what_the_assistant_said_before_is_not_learnt() -> None:
+    _, weights = next_tokens(batch_of([[Document([1, 2, 3, 4, 5, 6], 2, 4, 0)]]))
+    p = np.float32(PROMPT_WEIGHT)
+    assert weights[0, :6].tolist() == [p, 0, 0, 1, 1, 0]

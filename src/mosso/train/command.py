@@ -15,8 +15,9 @@ from mosso.train.architecture import DEMO
 from mosso.train.attention import DENSE, FLEX
 from mosso.train.documents import ExampleSource, held_out, learn_tokenizer, to_document
 from mosso.train.examples import SKILLS
-from mosso.train.export import export, load_master, save_master
+from mosso.train.export import expert_matrices, export, load
 from mosso.train.feed import Feed, to_device
+from mosso.train.history import SHARE
 from mosso.train.loop import HeldOut, Log, LoopSettings, Trainer
 from mosso.train.network import Network
 from mosso.train.packing import pack, to_arrays
@@ -30,7 +31,7 @@ VOCABULARY_EXAMPLES = 20_000
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the result."
 )
 @click.option("--seed", default=0, help="Fixes data, initial weights and the order of batches.")
-@click.option("--steps", default=8_000, help="Updates; the learning-rate schedule spans them.")
+@click.option("--steps", default=4_900, help="Updates; the learning-rate schedule spans them.")
 @click.option(
     "--minutes", default=60.0, help="End after this long, compilation included, if steps would take longer."
 )
@@ -40,21 +41,25 @@ VOCABULARY_EXAMPLES = 20_000
 @click.option("--muon-lr", default=0.02)
 @click.option("--adam-lr", default=0.004)
 @click.option("--log-every", default=50)
-@click.option("--evaluate-every", default=1000)
-@click.option("--held-out", "held_out_count", default=4096, help="Examples of each evaluation.")
+@click.option("--evaluate-every", default=800)
+@click.option("--held-out", "held_out_count", default=3000, help="Examples of each evaluation.")
 @click.option("--attention", type=click.Choice(["flex", "dense"]), default="flex")
 @click.option("--compile/--no-compile", "compiled", default=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+@click.option("--precision", type=click.Choice(["bfloat16", "float32"]), default="bfloat16")
 @click.option(
     "--tokenizer", type=click.Path(path_type=Path, exists=True), help="Use this tokenizer.json; learn none."
 )
 @click.option(
-    "--resume", type=click.Path(path_type=Path, exists=True), help="Start from this master.safetensors."
+    "--resume", type=click.Path(path_type=Path, exists=True), help="Start from this checkpoint folder."
 )
+@click.option("--freeze-experts", is_flag=True, help="Leave the experts' matrices as they are.")
+@click.option("--histories", default=SHARE, help="Share of the examples that come after unrelated turns.")
 def main(
     out: Path, seed: int, steps: int, minutes: float, rows: int, length: int, workers: int,
     muon_lr: float, adam_lr: float, log_every: int, evaluate_every: int, held_out_count: int, attention: str,
-    compiled: bool, device: str, tokenizer: Path | None, resume: Path | None,
+    compiled: bool, device: str, precision: str, tokenizer: Path | None, resume: Path | None,
+    freeze_experts: bool, histories: float,
 ) -> None:  # fmt: skip
     """Train the demo model: OUT/checkpoint is the result, OUT/log.jsonl tells how it came about."""
     out.mkdir(parents=True, exist_ok=True)
@@ -62,15 +67,18 @@ def main(
     log.write("start", **_surroundings(device), **click.get_current_context().params)
     vocabulary = tokenizer.read_text("utf-8") if tokenizer else _learn(seed, log)
     place = torch.device(device)
-    feed = Feed(ExampleSource(vocabulary), FeedSettings(seed, rows, length, workers), place)
+    feed = Feed(ExampleSource(vocabulary, histories), FeedSettings(seed, rows, length, workers), place)
     try:
         torch.manual_seed(seed)
-        dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+        dtype = torch.float32 if precision == "float32" else torch.bfloat16
         network = Network(DEMO, length=length, dtype=dtype, form=FLEX if attention == "flex" else DENSE).to(
             place
         )
         if resume:
-            load_master(network, resume)
+            load(network, resume)
+        if freeze_experts:
+            for matrix in expert_matrices(network).values():
+                matrix.requires_grad_(False)
         settings = LoopSettings(
             steps,
             minutes,
@@ -88,7 +96,6 @@ def main(
     finally:
         feed.close()
     export(network, vocabulary, out / "checkpoint")
-    save_master(network, out)
     log.write("end")
     log.close()
 

@@ -11,7 +11,7 @@ from mosso.harmony.conversation import Conversation, Message, Role
 from mosso.harmony.renderer import Renderer
 from mosso.harmony.tokenizer import Tokenizer
 from mosso.train.examples import SKILLS, examples
-from mosso.train.history import with_histories
+from mosso.train.history import SHARE, with_histories
 from mosso.train.packing import Document
 from mosso.train.skills.base import Example, Split
 from mosso.train.vocabulary import byte_tokenizer, learn_vocabulary
@@ -29,8 +29,11 @@ def target_ids(renderer: Renderer, target: tuple[Message, ...]) -> list[int]:
 
 
 def to_document(renderer: Renderer, example: Example, number: int) -> Document:
+    messages = example.prompt.messages
+    heard = next((i for i, m in enumerate(messages) if m.role is Role.ASSISTANT), len(messages))
     prompt = renderer.render_for_completion(example.prompt)
-    return Document(prompt + target_ids(renderer, example.target), len(prompt), number)
+    history = len(renderer.render(Conversation(messages[:heard])))
+    return Document(prompt + target_ids(renderer, example.target), history, len(prompt), number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,12 @@ class ExampleSource:
     """Endless training documents for a seed, numbered by their skill's index. Holds text, so it pickles."""
 
     tokenizer_json: str
+    histories: float = SHARE
 
     def __call__(self, seed: int) -> Iterator[Document]:
         renderer = Renderer(Tokenizer(json.loads(self.tokenizer_json)))
         index = {skill: i for i, skill in enumerate(SKILLS)}
-        for example in with_histories(examples(seed, Split.TRAIN), seed):
+        for example in with_histories(examples(seed, Split.TRAIN), seed, self.histories):
             yield to_document(renderer, example, index[example.skill])
 
 

@@ -4,40 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from mosso.checkpoint.config import GenerationDefaults
+from mosso.checkpoint import GenerationDefaults, open_checkpoint
 from mosso.checkpoint.writer import write_checkpoint
-from mosso.kernels.mxfp4 import quantize
+from mosso.core.errors import CheckpointError
+from mosso.kernels.mxfp4 import dequantize, quantize
 from mosso.train.network import Block, Network
 from mosso.train.vocabulary import STOP_TOKENS
 
-MASTER_FILE = "master.safetensors"
 # Cool enough that the demo's arithmetic is dependable, warm enough that its wording varies.
 TEMPERATURE, TOP_P = 0.3, 0.95
 
 
-def checkpoint_tensors(network: Network) -> dict[str, torch.Tensor]:
-    """The published names and dtypes: bfloat16, and uint8 for the experts' MXFP4 blocks and scales."""
-    tensors: dict[str, torch.Tensor] = {"model.embed_tokens.weight": network.embedding}
-    for layer, block in enumerate(network.blocks):
-        assert isinstance(block, Block)
-        for name, tensor in _block_tensors(block).items():
-            tensors[f"model.layers.{layer}.{name}"] = tensor
-    tensors |= {"model.norm.weight": network.norm.weight, "lm_head.weight": network.head}
-    return {name: _stored(tensor) for name, tensor in tensors.items()}
+def dense_parameters(network: Network) -> dict[str, torch.Tensor]:
+    """What is stored in bfloat16, by its published name."""
+    params: dict[str, torch.Tensor] = {"model.embed_tokens.weight": network.embedding}
+    for layer, block in enumerate(_blocks(network)):
+        for name, tensor in _dense_of(block).items():
+            params[f"model.layers.{layer}.{name}"] = tensor
+    return params | {"model.norm.weight": network.norm.weight, "lm_head.weight": network.head}
 
 
-def _stored(tensor: torch.Tensor) -> torch.Tensor:
-    dtype = tensor.dtype if tensor.dtype == torch.uint8 else torch.bfloat16
-    return tensor.detach().to("cpu", dtype).contiguous()
+def expert_matrices(network: Network) -> dict[str, torch.Tensor]:
+    """What is stored in MXFP4, by the stem of its published names."""
+    return {
+        f"model.layers.{layer}.mlp.experts.{name}_proj": getattr(block.experts, f"{name}_weight")
+        for layer, block in enumerate(_blocks(network))
+        for name in ("gate_up", "down")
+    }
 
 
-def _block_tensors(block: Block) -> dict[str, torch.Tensor]:
+def _blocks(network: Network) -> list[Block]:
+    return cast(list[Block], list(network.blocks))
+
+
+def _dense_of(block: Block) -> dict[str, torch.Tensor]:
     attention, experts = block.attention, block.experts
-    gate_up, down = quantize(experts.gate_up_weight), quantize(experts.down_weight)
     projections = {
         f"self_attn.{name}_proj.{part}": getattr(attention, f"{name}_{part}")
         for name in "qkvo"
@@ -50,13 +55,32 @@ def _block_tensors(block: Block) -> dict[str, torch.Tensor]:
         "post_attention_layernorm.weight": block.experts_norm.weight,
         "mlp.router.weight": experts.router_weight,
         "mlp.router.bias": experts.router_bias,
-        "mlp.experts.gate_up_proj_blocks": gate_up[0],
-        "mlp.experts.gate_up_proj_scales": gate_up[1],
         "mlp.experts.gate_up_proj_bias": experts.gate_up_bias,
-        "mlp.experts.down_proj_blocks": down[0],
-        "mlp.experts.down_proj_scales": down[1],
         "mlp.experts.down_proj_bias": experts.down_bias,
     }
+
+
+def checkpoint_tensors(network: Network) -> dict[str, torch.Tensor]:
+    """Everything as the file stores it, on the CPU."""
+    dense = dense_parameters(network).items()
+    tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in dense}
+    for stem, matrix in expert_matrices(network).items():
+        blocks, scales = quantize(matrix.detach())
+        tensors |= {f"{stem}_blocks": blocks.cpu(), f"{stem}_scales": scales.cpu()}
+    return tensors
+
+
+@torch.no_grad()
+def load(network: Network, folder: Path) -> None:
+    """Continue from an exported checkpoint; its experts start from their MXFP4 values."""
+    with open_checkpoint(folder) as checkpoint:
+        if checkpoint.config != network.config:
+            raise CheckpointError("the checkpoint is of another shape than the network", file=str(folder))
+        for name, param in dense_parameters(network).items():
+            param.copy_(checkpoint.read(name))
+        for stem, matrix in expert_matrices(network).items():
+            blocks, scales = checkpoint.read(f"{stem}_blocks"), checkpoint.read(f"{stem}_scales")
+            matrix.copy_(dequantize(blocks, scales, torch.float32))
 
 
 def export(network: Network, vocabulary: str, folder: Path) -> None:
@@ -71,13 +95,3 @@ def export(network: Network, vocabulary: str, folder: Path) -> None:
         files={"tokenizer.json": vocabulary},
         overwrite=True,
     )
-
-
-def save_master(network: Network, folder: Path) -> None:
-    """What training continues from: every parameter before MXFP4 rounding, in bfloat16."""
-    state = {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in network.state_dict().items()}
-    save_file(state, folder / MASTER_FILE)
-
-
-def load_master(network: Network, file: Path) -> None:
-    network.load_state_dict(load_file(file))

@@ -14,9 +14,8 @@ from dataclasses import replace
 from mosso.harmony.conversation import Channel, Conversation, Message, Role
 from mosso.train.skills.base import Example
 
-SHARE = 0.12  # of the examples get a history
-LONG_SHARE = 0.2  # of the histories are long, so that the whole context is trained
-SHORT_TURNS, LONG_TURNS = 3, 75
+SHARE = 0.08  # of the examples get a history
+MOST_TURNS = 60  # lengths are log-uniform: as many histories of 1 to 2 turns as of 20 to 40
 _RECENT = 256  # examples to draw turns from
 
 
@@ -32,15 +31,15 @@ def turns_of(example: Example) -> tuple[Message, ...]:
     return (*kept, answer)
 
 
-def with_histories(examples: Iterable[Example], seed: int) -> Iterator[Example]:
+def with_histories(examples: Iterable[Example], seed: int, share: float = SHARE) -> Iterator[Example]:
     """The same examples in the same order, some of them with turns of recent ones before their question."""
     draw = random.Random(seed)
     recent: deque[tuple[Message, ...]] = deque(maxlen=_RECENT)
     for example in examples:
         turns = turns_of(example)
-        if recent and not example.alone and draw.random() < SHARE:
-            most = LONG_TURNS if draw.random() < LONG_SHARE else SHORT_TURNS
-            example = _prepend(example, [draw.choice(recent) for _ in range(draw.randint(1, most))])
+        if recent and not example.alone and draw.random() < share:
+            count = int(MOST_TURNS ** draw.random())
+            example = _prepend(example, [draw.choice(recent) for _ in range(count)])
         if turns:
             recent.append(turns)
         yield example

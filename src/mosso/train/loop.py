@@ -27,7 +27,7 @@ class LoopSettings:
     adam_lr: float = 0.004
     warmup: float = 0.01
     log_every: int = 50
-    evaluate_every: int = 1000
+    evaluate_every: int = 800
     compile: bool = True
 
 

@@ -70,6 +70,8 @@ def make_optimizers(network: nn.Module, *, muon_lr: float, adam_lr: float) -> li
     """Muon takes the matrices of the blocks, except the router's, whose rows are independent classifiers."""
     hidden, tables, others = [], [], []
     for name, param in network.named_parameters():
+        if not param.requires_grad:
+            continue
         if name == "embedding":
             tables.append(param)
         elif "blocks" in name and name.endswith("_weight") and "router" not in name:

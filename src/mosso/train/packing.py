@@ -17,15 +17,22 @@ class Kind(IntEnum):
     """What a token is to the loss."""
 
     PADDING = 0
-    PROMPT = 1
+    PROMPT = 1  # learnt a little: prompts teach what words mean
     TARGET = 2
+    HISTORY = 3  # seen, never learnt
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One example as tokens: `ids[:prompt]` is given, the rest is to learn. `number` is the caller's own."""
+    """One example as tokens: `ids[:prompt]` is given, the rest is to learn. `number` is the caller's own.
+
+    From `history` on, the given tokens hold the assistant's earlier words. They are no model for the next
+    ones: history leaves thoughts out, and ends an answer in `<|end|>` where the assistant must end it in
+    `<|return|>`.
+    """
 
     ids: list[int]
+    history: int
     prompt: int
     number: int
 
@@ -90,7 +97,8 @@ def to_arrays(rows: list[list[Document]], length: int) -> Rows:
             end = start + len(document.ids)
             out.tokens[r, start:end] = document.ids
             out.documents[r, start:end] = place
-            out.kinds[r, start : start + document.prompt] = Kind.PROMPT
+            out.kinds[r, start : start + document.history] = Kind.PROMPT
+            out.kinds[r, start + document.history : start + document.prompt] = Kind.HISTORY
             out.kinds[r, start + document.prompt : end] = Kind.TARGET
             out.numbers[r, start:end] = document.number
             start = end
