@@ -50,8 +50,8 @@ class Server(uvicorn.Server):
         if self._lifecycle.draining:
             self.should_exit = self.force_exit = True
         else:
+            self._lifecycle.drain()  # first: the next signal may interrupt this very handler
             logger.info("draining: %d requests in hand", self._lifecycle.active)
-            self._lifecycle.drain()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """What is still in hand is cut now, so that its clients are told before uvicorn closes on them."""
