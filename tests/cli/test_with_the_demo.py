@@ -109,6 +109,18 @@ def test_generate_names_a_target_it_cannot_use(run, tmp_path) -> None:
         assert said in result.output
 
 
+def test_generate_reads_lines_as_json_lines_has_them(run, url, tmp_path) -> None:
+    """Separators that only Python takes for line ends stay inside their strings."""
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": "a\u2028b\x85c", "max_tokens": 1}\r\n\r\n', encoding="utf-8", newline="")
+    assert run("generate", source, target, "--model", url).exit_code == 0
+    assert len(target.read_text(encoding="utf-8").split("\n")) == 2
+    source.write_bytes(b'\xff\xfe{"prompt"')
+    result = run("generate", source, target)
+    assert result.exit_code == 1
+    assert f"{source}:1: not JSON" in result.output
+
+
 def test_generate_names_a_bad_line(run, tmp_path) -> None:
     source = tmp_path / "in.jsonl"
     for text, said in (("not json", "not JSON"), ("[]", "JSON object"), ("{}", "neither")):

@@ -70,7 +70,7 @@ def command(source: Path, target: Path, model: str, concurrency: int, api_key: s
 def read_lines(path: Path) -> list[Line]:
     lines: list[Line] = []
     seen: set[str] = set()
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):  # str.splitlines cuts inside strings
         if not text.strip():
             continue
         line = read_line(text, f"{path}:{number}", str(number))
@@ -81,7 +81,7 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def read_line(text: str, where: str, number: str) -> Line:
+def read_line(text: bytes, where: str, number: str) -> Line:
     try:
         value = json.loads(text)
     except ValueError as error:
