@@ -4,8 +4,11 @@ import json
 import logging
 import socket
 
+import httpx
 import pytest
+import uvicorn
 
+from mosso.server import run
 from mosso.server.protocol import MAX_HEAD_BYTES
 
 CHAT = "/v1/chat/completions"
@@ -71,3 +74,17 @@ def test_a_hang_up_ends_the_pipelined_request_that_runs(serve, gate, soon, caplo
     soon(lambda: len(server.source.aborted) == 1)
     soon(lambda: server.app.state.lifecycle.active == 0)
     assert caplog.records == []
+
+
+async def test_idle_connections_outlive_the_clients_patience(monkeypatch):
+    """Else a request now and then meets a connection that the server is closing."""
+    seen: list[uvicorn.Config] = []
+
+    class Recorder(run.Server):
+        async def serve(self, sockets=None):
+            seen.append(self.config)
+
+    monkeypatch.setattr(run, "Server", Recorder)
+    app = type("App", (), {"state": type("State", (), {"lifecycle": None})})()
+    await run.serve_async(app, None)
+    assert seen[0].timeout_keep_alive > 2 * httpx.Limits().keepalive_expiry

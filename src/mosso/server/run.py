@@ -28,6 +28,9 @@ from mosso.server.protocol import Connection
 T = TypeVar("T")
 BACKLOG = 2048
 CUT_SECONDS = 1  # streams cut at the end of the drain get so long to tell it and to free what they hold
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection is closed after this; longer than clients keep theirs (httpx, and so the openai package:
+5 s), or a request now and then would meet the closing connection and fail."""
 logger = logging.getLogger("mosso.server")
 
 
@@ -101,6 +104,7 @@ async def serve_async(
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CUT_SECONDS,
     )
     await Server(config, app.state.lifecycle, on_start).serve(sockets=[sock])
