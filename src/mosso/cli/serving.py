@@ -17,6 +17,7 @@ from mosso.checkpoint.config import read_generation_defaults
 from mosso.cli.models import Model
 from mosso.core.errors import EngineError
 from mosso.engine.client import EngineClient
+from mosso.engine.messages import Progress
 from mosso.engine.settings import EngineSettings
 from mosso.harmony.tokenizer import Tokenizer
 from mosso.server.app import create_app
@@ -46,8 +47,11 @@ async def serving(
         logger.critical("%s", error.message)
         app.state.lifecycle.drain()
 
+    def told(progress: Progress) -> None:
+        logger.info(progress.stage)
+
     tokenizer = Tokenizer.from_folder(engine.model)
-    client = await EngineClient.start(engine, on_death=lost)
+    client = await EngineClient.start(engine, on_progress=told, on_death=lost)
     app = create_app(client, tokenizer, server)
     try:
         yield app, client
