@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,22 @@ def test_damaged_files(tmp_path: Path) -> None:
     vocabulary.write_text("not base64! 1\n", encoding="utf-8")
     with pytest.raises(CheckpointError, match="damaged"):
         Tokenizer.from_file(vocabulary)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Tokenizer) -> None:
+    """The server encodes long prompts in a thread; its event loop must not stand still meanwhile."""
+    beats, done = 0, threading.Event()
+
+    def beat() -> None:
+        nonlocal beats
+        while not done.wait(0.001):
+            beats += 1
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    before = beats
+    tokenizer.encode("What is 123 + 456? " * 20_000)
+    during = beats - before
+    done.set()
+    thread.join()
+    assert during > 5

@@ -94,7 +94,8 @@ class Tokenizer:
         """Ids of ordinary tokens only, whatever the text. Lone surrogates are encoded as U+FFFD."""
         if not text.isascii():  # Python strings may hold surrogates, UTF-8 cannot; pairs become one character
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return list(self._encoder.encode(text, add_special_tokens=False).ids)
+        # Of the library's ways only the batched ones let other threads run; the fast one computes no offsets.
+        return list(self._encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
     def decode(self, ids: Iterable[int], *, control: bool = False) -> str:
         """Text of the ids; invalid UTF-8 becomes U+FFFD, ids without a token nothing.
