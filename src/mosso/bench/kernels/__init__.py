@@ -1,0 +1,1 @@
+"""Kernels alone, each case beside its floor."""
