@@ -1,0 +1,510 @@
+"""The MXFP4 expert layer: two products over the tokens that each expert was given.
+
+Weights stay 4-bit in memory and are unpacked in registers, as the M side of the tensor cores' product; tokens are
+the N side, so that a few tokens cost little. There is no permuted copy of the activations: the router leaves a
+list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
+
+A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block a
+program has follows from the counts; as many programs start as there can be blocks, and the surplus ends at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from mosso.core.config import SWIGLU_ALPHA
+from mosso.kernels.gpu import launch
+from mosso.kernels.gpu.mxfp4_layout import CHUNK, PLANE, ROWS, interleave_gate_up, pack, unpack
+from mosso.kernels.gpu.router import Routing
+from mosso.kernels.swiglu import swiglu
+
+
+@dataclass(frozen=True, slots=True)
+class GpuExperts:
+    """The experts of one layer in the layout of mxfp4_layout; gate_up's rows are in interleave_gate_up's order."""
+
+    gate_up_words: torch.Tensor  # int16 [E, 2·I / ROWS, H / CHUNK, ROWS, 16]
+    gate_up_scales: torch.Tensor  # int16 [E, 2·I / ROWS, H / CHUNK, ROWS]
+    gate_up_bias: torch.Tensor  # [E, 2·I], in the order of the rows
+    down_words: torch.Tensor  # int16 [E, H / ROWS, I / CHUNK, ROWS, 16]
+    down_scales: torch.Tensor  # int16 [E, H / ROWS, I / CHUNK, ROWS]
+    down_bias: torch.Tensor  # [E, H]
+
+    @property
+    def intermediate_size(self) -> int:
+        return self.gate_up_bias.shape[1] // 2
+
+    @property
+    def hidden_size(self) -> int:
+        return self.down_bias.shape[1]
+
+
+def pack_experts(
+    gate_up_blocks: torch.Tensor,
+    gate_up_scales: torch.Tensor,
+    gate_up_bias: torch.Tensor,
+    down_blocks: torch.Tensor,
+    down_scales: torch.Tensor,
+    down_bias: torch.Tensor,
+) -> GpuExperts:
+    """From the checkpoint's tensors (see kernels.experts.PackedExperts). I must be a multiple of 8."""
+    gate_up = pack(interleave_gate_up(gate_up_blocks), interleave_gate_up(gate_up_scales))
+    return GpuExperts(
+        *gate_up, interleave_gate_up(gate_up_bias), *pack(down_blocks, down_scales), down_bias.contiguous()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a product is cut: rows of weights, pairs and chunks a program takes at once."""
+
+    rows: int
+    pairs: int
+    chunks: int  # of the inner axis in one turn of the loop
+    warps: int
+    stages: int
+
+
+# ---- unpacking
+
+# Two words (16 bits each) of neighbouring columns → the two columns' values in each of the four planes.
+_UNPACK: tl.constexpr = tl.constexpr("""
+{
+.reg .b32 t, a, b, c, d, zero;
+mov.b32 zero, 0x80008000;
+and.b32 a, $4, 0x81C081C0;
+shl.b32 t, $4, 3;
+and.b32 b, t, 0x81C081C0;
+shl.b32 t, $4, 6;
+and.b32 c, t, 0x81C081C0;
+shl.b32 t, $4, 1;
+and.b32 d, t, 0x80008000;
+shr.b32 t, $4, 3;
+lop3.b32 d, t, 0x01800180, d, 0xEA;
+shr.b32 t, $4, 7;
+lop3.b32 d, t, 0x00400040, d, 0xEA;
+fma.rn.bf16x2 $0, a, $5, zero;
+fma.rn.bf16x2 $1, b, $5, zero;
+fma.rn.bf16x2 $2, c, $7, zero;
+fma.rn.bf16x2 $3, d, $7, zero;
+}
+""")
+
+_PREFETCH: tl.constexpr = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
+
+
+@triton.jit
+def _code_value(sign, exponent, mantissa, factor):
+    """An E2M1 value, times its scale, by plain arithmetic: what the interpreter runs."""
+    magnitude = tl.where(
+        exponent == 0, 0.5 * mantissa, (1 << tl.maximum(exponent - 1, 0)) * (1.0 + 0.5 * mantissa)
+    )
+    return tl.where(sign != 0, -magnitude, magnitude) * factor
+
+
+@triton.jit
+def _unpack(words, scales, dtype: tl.constexpr, PTX: tl.constexpr):
+    """words int16 [N, 16], scales int16 [N] → the chunk's weights [N, 64]."""
+    fields = scales.to(tl.int32) & 0xFFFF
+    if PTX:
+        first = tl.broadcast_to(((fields & 0xFF) * 0x00800080)[:, None], words.shape)
+        second = tl.broadcast_to(((fields >> 8) * 0x00800080)[:, None], words.shape)
+        a, b, c, d = tl.inline_asm_elementwise(
+            _UNPACK,
+            "=r,=r,=r,=r,r,r,r,r,r",
+            [words, first, second],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        w = words.to(tl.int32) & 0xFFFF
+        first = tl.exp2((fields & 0xFF).to(tl.float32) - 253.0)[:, None]
+        second = tl.exp2((fields >> 8).to(tl.float32) - 253.0)[:, None]
+        a = _code_value(w & 0x8000, (w >> 7) & 3, (w >> 6) & 1, first).to(dtype)
+        b = _code_value(w & 0x1000, (w >> 4) & 3, (w >> 3) & 1, first).to(dtype)
+        c = _code_value(w & 0x0200, (w >> 1) & 3, w & 1, second).to(dtype)
+        d = _code_value(w & 0x4000, (w >> 10) & 3, (w >> 13) & 1, second).to(dtype)
+    # All four planes of a column are in one thread, and so they are in the product's operand: nothing moves here.
+    planes = tl.join(tl.join(a, c), tl.join(b, d))  # [N, 16, plane bit 0, plane bit 1]
+    return tl.reshape(tl.permute(planes, (0, 2, 3, 1)), (words.shape[0], 4 * words.shape[1]))
+
+
+# ---- which block a program has
+
+
+@triton.jit
+def _block(counts, index, E: tl.constexpr, PAIRS: tl.constexpr):
+    """(expert, first place in its list, length of the list) of the index-th block; expert E: there is none."""
+    sizes = tl.load(counts + tl.arange(0, E))
+    ends = tl.cumsum((sizes + PAIRS - 1) // PAIRS, 0)
+    expert = tl.sum((ends <= index).to(tl.int32), 0)
+    mine = tl.arange(0, E) == expert
+    count = tl.sum(tl.where(mine, sizes, 0), 0)
+    first = tl.sum(tl.where(mine, ends - (sizes + PAIRS - 1) // PAIRS, 0), 0)
+    return expert, (index - first) * PAIRS, count
+
+
+@triton.jit
+def _product(
+    x_rows,  # pointers [PAIRS] to the activations of each pair
+    words,  # of the expert
+    scales,
+    n,  # [N] rows of the weights
+    K: tl.constexpr,
+    CHUNKS: tl.constexpr,  # of a row
+    N_PADDED: tl.constexpr,
+    N: tl.constexpr,
+    PAIRS: tl.constexpr,
+    UNROLL: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """weights · xᵀ → float32 [N, PAIRS]."""
+    dtype: tl.constexpr = x_rows.dtype.element_ty
+    R: tl.constexpr = 32
+    inside = n < N_PADDED
+    at = (n // R) * (CHUNKS * R) + n % R
+    word_rows = words + (at * 16)[:, None] + tl.arange(0, 16)[None, :]
+    scale_rows = scales + at
+    k = tl.arange(0, 64)
+    acc = tl.zeros((N, PAIRS), tl.float32)
+    for start in range(0, CHUNKS, UNROLL):
+        for step in tl.static_range(UNROLL):
+            chunk = start + step
+            if N_PADDED % N == 0:
+                w = tl.load(word_rows + chunk * (R * 16))
+                s = tl.load(scale_rows + chunk * R)
+            else:
+                w = tl.load(word_rows + chunk * (R * 16), mask=inside[:, None], other=0)
+                s = tl.load(scale_rows + chunk * R, mask=inside, other=0)
+            columns = chunk * 64 + k
+            if K % 64 == 0:
+                x = tl.load(x_rows[None, :] + columns[:, None])
+            else:
+                x = tl.load(x_rows[None, :] + columns[:, None], mask=(columns < K)[:, None], other=0.0)
+            acc = tl.dot(_unpack(w, s, dtype, PTX), x, acc)
+    return acc
+
+
+@triton.jit
+def _prefetch_scales(scales, n, CHUNKS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
+    """Scales are read a word a row, each time anew; from L2 that is no wait."""
+    R: tl.constexpr = 32
+    first = (tl.min(n, 0) // R) * (CHUNKS * R)
+    line = tl.arange(0, BLOCK)
+    inside = line * 64 < CHUNKS * N
+    where = scales + tl.where(inside, first + line * 64, first)
+    tl.inline_asm_elementwise(_PREFETCH, "=r,l", [where], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit(do_not_specialize=["stride"])
+def _gate_up_kernel(
+    x,  # [T, H]
+    words,
+    scales,
+    bias,  # [E, 2·I]
+    chosen,  # [T, TOP_K]
+    lists,  # [E, stride]
+    counts,  # [E]
+    out,  # [T · TOP_K, I]
+    stride,
+    limit,
+    H: tl.constexpr,
+    INNER: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    E: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ALPHA: tl.constexpr,
+    DIRECT: tl.constexpr,
+    ROWS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    UNROLL: tl.constexpr,
+    PTX: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    CHUNKS: tl.constexpr = (H + 63) // 64
+    if PDL:
+        gdc_wait()
+        # Only now: whoever starts behind us may then take the routing for final before its own wait.
+        gdc_launch_dependents()
+    place = tl.arange(0, PAIRS)
+    if DIRECT:  # one pair a block
+        expert = tl.load(chosen + tl.program_id(1))
+        count = 1
+        pair = tl.where(place == 0, tl.program_id(1), 0)
+        start = 0
+    else:
+        expert, start, count = _block(counts, tl.program_id(1), E, PAIRS)
+        pair = place
+    if expert >= E:
+        return
+    if not DIRECT:
+        pair = tl.load(
+            lists + expert.to(tl.int64) * stride + start + place, mask=start + place < count, other=0
+        )
+    wide = expert.to(tl.int64)
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    expert_scales = scales + wide * (N_PADDED * CHUNKS)
+    if PTX:
+        _prefetch_scales(expert_scales, n, CHUNKS, ROWS, triton.next_power_of_2(CHUNKS * ROWS // 64))
+    b = tl.load(bias + wide * (2 * INNER) + n, mask=n < 2 * INNER, other=0.0)
+    rows = x + (pair // TOP_K).to(tl.int64) * H
+    acc = _product(
+        rows,
+        words + wide * (N_PADDED * CHUNKS * 16),
+        expert_scales,
+        n,
+        H,
+        CHUNKS,
+        N_PADDED,
+        ROWS,
+        PAIRS,
+        UNROLL,
+        PTX,
+    )
+    acc += b.to(tl.float32)[:, None]
+    # Eight gates, then their eight ups: see interleave_gate_up.
+    pairs = tl.permute(tl.reshape(acc, (ROWS // 16, 2, 8, PAIRS)), (0, 2, 3, 1))
+    gate, up = tl.split(pairs)
+    gate = tl.minimum(gate, limit)
+    up = tl.minimum(tl.maximum(up, -limit), limit)
+    act = tl.reshape(gate * tl.sigmoid(ALPHA * gate) * (up + 1.0), (ROWS // 2, PAIRS))
+    column = tl.program_id(0) * (ROWS // 2) + tl.arange(0, ROWS // 2)
+    target = out + (pair.to(tl.int64) * INNER)[None, :] + column[:, None]
+    tl.store(
+        target,
+        act.to(out.dtype.element_ty),
+        mask=(start + place < count)[None, :] & (column < INNER)[:, None],
+    )
+
+
+@triton.jit(do_not_specialize=["stride"])
+def _down_kernel(
+    act,  # [T · TOP_K, I]
+    words,
+    scales,
+    bias,  # [E, H]
+    chosen,
+    shares,  # [T, TOP_K]
+    lists,
+    counts,
+    out,  # [T · TOP_K, H]
+    stride,
+    H: tl.constexpr,
+    INNER: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    E: tl.constexpr,
+    DIRECT: tl.constexpr,
+    ROWS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    UNROLL: tl.constexpr,
+    PTX: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    CHUNKS: tl.constexpr = (INNER + 63) // 64
+    if PDL:
+        gdc_launch_dependents()
+    # The routing is final (gate_up let us start after its own wait), so weights may be fetched ahead.
+    place = tl.arange(0, PAIRS)
+    if DIRECT:
+        expert = tl.load(chosen + tl.program_id(1))
+        count = 1
+        pair = tl.where(place == 0, tl.program_id(1), 0)
+        start = 0
+    else:
+        expert, start, count = _block(counts, tl.program_id(1), E, PAIRS)
+        pair = place
+    if expert >= E:
+        return
+    if not DIRECT:
+        pair = tl.load(
+            lists + expert.to(tl.int64) * stride + start + place, mask=start + place < count, other=0
+        )
+    wide = expert.to(tl.int64)
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    expert_words = words + wide * (N_PADDED * CHUNKS * 16)
+    expert_scales = scales + wide * (N_PADDED * CHUNKS)
+    if PTX:
+        _prefetch_scales(expert_scales, n, CHUNKS, ROWS, triton.next_power_of_2(CHUNKS * ROWS // 64))
+    b = tl.load(bias + wide * H + n, mask=n < H, other=0.0)
+    share = tl.load(shares + pair)
+    if PDL:
+        gdc_wait()
+    rows = act + pair.to(tl.int64) * INNER
+    acc = _product(rows, expert_words, expert_scales, n, INNER, CHUNKS, N_PADDED, ROWS, PAIRS, UNROLL, PTX)
+    acc = (acc + b.to(tl.float32)[:, None]) * share[None, :]
+    target = out + (pair.to(tl.int64) * H)[None, :] + n[:, None]
+    tl.store(target, acc.to(out.dtype.element_ty), mask=(start + place < count)[None, :] & (n < H)[:, None])
+
+
+# ---- wrappers
+
+
+def _unroll(chunks: int, wanted: int) -> int:
+    """The largest divisor of the number of chunks that is at most `wanted`: the loop has no tail."""
+    return max(d for d in range(1, wanted + 1) if chunks % d == 0)
+
+
+def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> int:
+    """Blocks that there can be, whatever the router chooses."""
+    pairs = tokens * top_k
+    return pairs if direct else min(experts, pairs) + pairs // tile.pairs
+
+
+def gate_up_tile(tokens: int, top_k: int, experts: int) -> Tile:
+    """By the mean length of an expert's list."""
+    mean = tokens * top_k / experts
+    if mean <= 8:
+        return Tile(64, 16, 5, 4, 3)
+    if mean <= 24:
+        return Tile(64, 32, 5, 4, 3)
+    if mean <= 96:
+        return Tile(128, 64, 3, 4, 3)
+    if mean <= 160:
+        return Tile(128, 128, 1, 8, 4)
+    return Tile(128, 256, 1, 8, 4)
+
+
+def down_tile(tokens: int, top_k: int, experts: int) -> Tile:
+    return gate_up_tile(tokens, top_k, experts)
+
+
+def gate_up(
+    x: torch.Tensor, experts: GpuExperts, routing: Routing, limit: float, tile: Tile | None = None
+) -> torch.Tensor:
+    """SwiGLU(gate, up) of each pair: x [T, H] → [T · k, I] in x's type; rows of unrouted pairs stay unwritten."""
+    tokens, top_k = routing.chosen.shape
+    num_experts, tiles = experts.gate_up_words.shape[:2]
+    inner, hidden = experts.intermediate_size, x.shape[1]
+    tile = tile or gate_up_tile(tokens, top_k, num_experts)
+    direct = tokens == 1
+    out = torch.empty(tokens * top_k, inner, dtype=x.dtype, device=x.device)
+    pdl = launch.pdl(x.device)
+    grid = (triton.cdiv(tiles * ROWS, tile.rows), _grid(tokens, top_k, num_experts, tile, direct))
+    _gate_up_kernel[grid](
+        x,
+        experts.gate_up_words,
+        experts.gate_up_scales,
+        experts.gate_up_bias,
+        routing.chosen,
+        routing.lists,
+        routing.counts,
+        out,
+        routing.lists.stride(0),
+        limit,
+        H=hidden,
+        INNER=inner,
+        N_PADDED=tiles * ROWS,
+        E=num_experts,
+        TOP_K=top_k,
+        ALPHA=SWIGLU_ALPHA,
+        DIRECT=direct,
+        ROWS=tile.rows,
+        PAIRS=tile.pairs,
+        UNROLL=_unroll(triton.cdiv(hidden, CHUNK), tile.chunks),
+        PTX=launch.ptx(x.device),
+        PDL=pdl,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        launch_pdl=pdl,
+    )
+    return out
+
+
+def down(
+    act: torch.Tensor,
+    experts: GpuExperts,
+    routing: Routing,
+    dtype: torch.dtype | None = None,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k, H] as `dtype` (None: act's).
+
+    The parts of unrouted pairs stay unwritten.
+    """
+    tokens, top_k = routing.chosen.shape
+    num_experts, tiles = experts.down_words.shape[:2]
+    inner, hidden = act.shape[1], experts.hidden_size
+    tile = tile or down_tile(tokens, top_k, num_experts)
+    direct = tokens == 1
+    out = torch.empty(tokens, top_k, hidden, dtype=dtype or act.dtype, device=act.device)
+    pdl = launch.pdl(act.device)
+    grid = (triton.cdiv(tiles * ROWS, tile.rows), _grid(tokens, top_k, num_experts, tile, direct))
+    _down_kernel[grid](
+        act,
+        experts.down_words,
+        experts.down_scales,
+        experts.down_bias,
+        routing.chosen,
+        routing.shares,
+        routing.lists,
+        routing.counts,
+        out,
+        routing.lists.stride(0),
+        H=hidden,
+        INNER=inner,
+        N_PADDED=tiles * ROWS,
+        E=num_experts,
+        DIRECT=direct,
+        ROWS=tile.rows,
+        PAIRS=tile.pairs,
+        UNROLL=_unroll(triton.cdiv(inner, CHUNK), tile.chunks),
+        PTX=launch.ptx(act.device),
+        PDL=pdl,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        launch_pdl=pdl,
+    )
+    return out
+
+
+# ---- the twins
+
+
+def gate_up_twin(
+    x: torch.Tensor, experts: GpuExperts, routing: Routing, limit: float, tile: Tile | None = None
+) -> torch.Tensor:
+    """What gate_up computes, expert by expert; `tile` changes nothing."""
+    tokens, top_k = routing.chosen.shape
+    rows = experts.gate_up_bias.shape[1]
+    out = torch.zeros(tokens * top_k, rows // 2, dtype=x.dtype, device=x.device)
+    for expert, pairs in _lists(routing):
+        one = slice(expert, expert + 1)
+        weight = unpack(experts.gate_up_words[one], experts.gate_up_scales[one], rows, x.shape[1])[0].to(
+            x.dtype
+        )
+        product = x[pairs // top_k].float() @ weight.float().T + experts.gate_up_bias[expert].float()
+        gates_and_ups = product.unflatten(-1, (-1, 2, 8)).transpose(-1, -2).flatten(-3)
+        out[pairs] = swiglu(gates_and_ups, limit).to(x.dtype)
+    return out
+
+
+def down_twin(
+    act: torch.Tensor,
+    experts: GpuExperts,
+    routing: Routing,
+    dtype: torch.dtype | None = None,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """What down computes, expert by expert; `tile` changes nothing."""
+    tokens, top_k = routing.chosen.shape
+    hidden = experts.hidden_size
+    out = torch.zeros(tokens * top_k, hidden, dtype=dtype or act.dtype, device=act.device)
+    for expert, pairs in _lists(routing):
+        one = slice(expert, expert + 1)
+        weight = unpack(experts.down_words[one], experts.down_scales[one], hidden, act.shape[1])[0].to(
+            act.dtype
+        )
+        product = act[pairs].float() @ weight.float().T + experts.down_bias[expert].float()
+        out[pairs] = (product * routing.shares.view(-1)[pairs, None]).to(out.dtype)
+    return out.view(tokens, top_k, hidden)
+
+
+def _lists(routing: Routing) -> list[tuple[int, torch.Tensor]]:
+    counts = routing.counts.tolist()
+    return [(e, routing.lists[e, :count].long()) for e, count in enumerate(counts) if count]
