@@ -19,7 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.kernels import noise
 from mosso.kernels.gpu.launch import num_multiprocessors, pdl, ptx
-from mosso.kernels.gpu.noise import gumbel, row_state
+from mosso.kernels.gpu.noise import gumbel, row_state, row_states
 from mosso.kernels.gpu.norm import rms_norm
 from mosso.kernels.norm import rms_norm as rms_norm_rows
 
@@ -27,6 +27,7 @@ Norm = tuple[torch.Tensor, float]  # weight [H] and epsilon of the norm before t
 Write = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # table int32 [R, C], rows and positions int32 [S]
 
 _INTERPRETER_SHARED_MEMORY = 1 << 20
+_ROWS_AT_ONCE = tl.constexpr(16)  # of a tile's rows, so that their noise stays in registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,8 @@ def head_sample(
     """Tokens int32 [S], drawn from softmax(logits / temperature); the likeliest where temperature is 0.
 
     temperature float32 [S]; seed int64 [S] and position int32 [S], how many tokens the row has generated,
-    fix the noise. Of equals the lowest id wins. `write` also makes the token known:
-    table[rows, positions + 1] = token, `positions` being those of the tokens drawn from. The rest as in `head`.
+    fix the noise. Of equals the lowest id wins. `write` makes the token known too:
+    table[rows, positions + 1] = token, `positions` being those of the tokens drawn from. Rest as in `head`.
     """
     draws = Draws(temperature, seed, position)
     values, tokens = _launch(h, weight, norm, config, draws, None)
@@ -179,12 +180,12 @@ def _launch(
     shape = (0, 0) if draws is None else (rows, parts)
     values = torch.empty(shape, dtype=torch.float32, device=h.device)
     tokens = torch.empty(shape, dtype=torch.int32, device=h.device)
-    draw = (h, h, h) if draws is None else (draws.temperature, draws.seed, draws.position)
     result = (values, tokens, values if logits is None else logits)
     overlap = pdl(h.device)
     flags = {"SAMPLE": draws is not None, "PTX": ptx(h.device), "PDL": overlap, "launch_pdl": overlap}
     if isinstance(config, RowConfig):
         gain, eps = (h, 0.0) if norm is None else norm
+        draw = (h, h, h) if draws is None else (draws.temperature, draws.seed, draws.position)
         _row_kernel[(parts,)](
             h, gain, weight, *draw, *result, eps, vocab_size, tiles_v, parts,
             H=hidden, BLOCK_K=triton.next_power_of_2(hidden), BLOCK_V=config.block_v, STAGES=config.stages,
@@ -192,6 +193,7 @@ def _launch(
         )  # fmt: skip
         return values, tokens
     x = h if norm is None else rms_norm(h, *norm, weight.dtype)
+    draw = (h, h) if draws is None else (draws.temperature, row_states(draws.seed, draws.position))
     tiles_s = triton.cdiv(rows, config.block_s)
     _tile_kernel[(tiles_s * tiles_v,)](
         x, weight, *draw, *result, rows, vocab_size, tiles_s, tiles_v,
@@ -256,7 +258,7 @@ def _row_kernel(
 
 @triton.jit(do_not_specialize=["S", "V", "tiles_s", "tiles_v"])
 def _tile_kernel(
-    x, weight, temperature, seed, position, values, tokens, logits, S, V, tiles_s, tiles_v,
+    x, weight, temperature, states, values, tokens, logits, S, V, tiles_s, tiles_v,
     H: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr, SAMPLE: tl.constexpr, PTX: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -264,7 +266,8 @@ def _tile_kernel(
         gdc_launch_dependents()
     # Programs that share weights are neighbours, so that the weights come from memory once.
     tile_v = tl.program_id(0) // tiles_s
-    s = tl.program_id(0) % tiles_s * BLOCK_S + tl.arange(0, BLOCK_S)
+    s0 = tl.program_id(0) % tiles_s * BLOCK_S
+    s = s0 + tl.arange(0, BLOCK_S)
     v = tile_v * BLOCK_V + tl.arange(0, BLOCK_V)
     k = tl.arange(0, BLOCK_K)
     # Rows past the end are read as the last one, so that loads need no mask.
@@ -282,22 +285,46 @@ def _tile_kernel(
             w = tl.load(weight_at + start, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
             y = tl.dot(w, tl.load(x_at + start, mask=inside[:, None], other=0.0), y)
     if SAMPLE:
+        _draw_tile(y, s0, v, temperature, states, values, tokens, S, V, tile_v, tiles_v, BLOCK_S, PTX)
+    else:
+        at = s[None, :].to(tl.int64) * V + v[:, None]
+        tl.store(logits + at, y, mask=(s < S)[None, :] & (v < V)[:, None])
+
+
+@triton.jit
+def _draw_tile(
+    y,
+    s0,
+    v,
+    temperature,
+    states,
+    values,
+    tokens,
+    S,
+    V,
+    tile_v,
+    tiles_v,
+    SIZE: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """The best token of each of the SIZE rows from s0 on, of logits y [BLOCK_V, SIZE] of tokens v."""
+    if SIZE > _ROWS_AT_ONCE:
+        left, right = tl.split(tl.permute(tl.reshape(y, (y.shape[0], 2, SIZE // 2)), (0, 2, 1)))
+        _draw_tile(left, s0, v, temperature, states, values, tokens, S, V, tile_v, tiles_v, SIZE // 2, PTX)
+        s0 += SIZE // 2
+        _draw_tile(right, s0, v, temperature, states, values, tokens, S, V, tile_v, tiles_v, SIZE // 2, PTX)
+    else:
+        s = s0 + tl.arange(0, SIZE)
         warmth = tl.load(temperature + s, mask=s < S, other=0.0)
-        warm = warmth > 0
-        y = y * (1 / tl.where(warm, warmth, 1.0))[None, :]
+        y *= (1 / tl.where(warmth > 0, warmth, 1.0))[None, :]
         if tl.max(warmth) > 0:
-            state = row_state(
-                tl.load(seed + s, mask=s < S, other=0), tl.load(position + s, mask=s < S, other=0)
-            )
-            y += tl.where(warm[None, :], gumbel(state[None, :], v[:, None], PTX), 0.0)
+            state = tl.load(states + s, mask=s < S, other=0).to(tl.uint64, bitcast=True)
+            y += tl.where(warmth > 0, 1.0, 0.0)[None, :] * gumbel(state[None, :], v[:, None], PTX)
         y = tl.where((v < V)[:, None], y, -float("inf"))
         largest, index = tl.max(y, 0, return_indices=True, return_indices_tie_break_left=True)
         at = s * tiles_v + tile_v
         tl.store(values + at, largest, mask=s < S)
-        tl.store(tokens + at, tile_v * BLOCK_V + index, mask=s < S)
-    else:
-        at = s[None, :].to(tl.int64) * V + v[:, None]
-        tl.store(logits + at, y, mask=(s < S)[None, :] & (v < V)[:, None])
+        tl.store(tokens + at, tile_v * y.shape[0] + index, mask=s < S)
 
 
 @triton.jit(do_not_specialize=["stride", "parts", "V"])

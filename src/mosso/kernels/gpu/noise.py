@@ -5,8 +5,12 @@ Twin: `mosso.kernels.noise.gumbel`, in float64 within 1e-5 of it. The random bit
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from mosso.kernels.gpu.launch import pdl
 
 _GAMMA = tl.constexpr(0x9E3779B97F4A7C15)
 _FIRST = tl.constexpr(0xBF58476D1CE4E5B9)
@@ -28,12 +32,36 @@ def row_state(seed, position):
     return _mix(_mix(seed.to(tl.uint64, bitcast=True) + _GAMMA) + step)
 
 
+def row_states(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """`row_state` of seed int64 [S] and position int32 [S] as bits of int64 [S].
+
+    For kernels where every thread would hash many rows: that costs as much as the noise itself.
+    """
+    rows, block = seed.shape[0], 128
+    states = torch.empty_like(seed)
+    overlap = pdl(seed.device)
+    _states_kernel[(triton.cdiv(rows, block),)](
+        seed, position, states, rows, BLOCK=block, PDL=overlap, num_warps=4, launch_pdl=overlap
+    )
+    return states
+
+
+@triton.jit(do_not_specialize=["S"])
+def _states_kernel(seed, position, states, S, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    s = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    state = row_state(tl.load(seed + s, mask=s < S, other=0), tl.load(position + s, mask=s < S, other=0))
+    tl.store(states + s, state.to(tl.int64, bitcast=True), mask=s < S)
+
+
 @triton.jit
 def _log2(x, PTX: tl.constexpr):
     """Within 2^-22, of the larger of 1 and the result: one instruction where there is one."""
     if PTX:
         return tl.inline_asm_elementwise(
-            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+            "lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
         )
     return tl.log2(x)
 
