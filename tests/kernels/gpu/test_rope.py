@@ -48,12 +48,12 @@ def written(rows, positions, pages):
 
 
 def same_pools(got, want, mask):
-    rounding = {torch.float8_e4m3fn: 0.07, torch.bfloat16: 8e-3}.get(got.dtype, 2e-3)
+    rounding = {torch.float8_e4m3fn: 0.13, torch.bfloat16: 1e-2}.get(got.dtype, 8e-3)
     entries, wanted = got.float()[:, :, mask], want.float()[:, :, mask]
     if got.dtype == torch.float8_e4m3fn and got.device.type == "cpu":
         # Triton's interpreter loses the carry where rounding reaches the next power of two.
-        entries = entries.where(entries * 2 != wanted, wanted)
-    close(entries, wanted, worst=rounding, rms=rounding)
+        entries = entries.where((entries - wanted).abs() <= (entries * 2 - wanted).abs(), entries * 2)
+    close(entries, wanted, worst=rounding, rms=rounding / 2)
     assert got.float()[:, :, ~mask].isnan().all(), "written outside the tokens' places"
 
 

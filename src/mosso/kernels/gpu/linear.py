@@ -222,21 +222,42 @@ def _weight_tiles(weight, n, K: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
+def _eights(at, K: tl.constexpr, start: tl.constexpr, BLOCK_K: tl.constexpr, real):
+    """BLOCK_K float32 values from each of at [BLOCK_T, 1, 1], as [1, BLOCK_T, BLOCK_K].
+
+    Read as two groups of four, so that a thread gets the eight columns that it has of the 16-bit weights: the
+    plain load would give it four, and then an exchange between threads for every chunk.
+    """
+    low = start + tl.arange(0, BLOCK_K // 8)[None, :, None] * 8 + tl.arange(0, 4)[None, None, :]
+    high = low + 4
+    pairs = tl.join(
+        tl.load(at + low, mask=(low < K) & real, other=0.0),
+        tl.load(at + high, mask=(high < K) & real, other=0.0),
+    )
+    return tl.reshape(tl.permute(pairs, (0, 1, 3, 2)), (1, at.shape[0], BLOCK_K))
+
+
+@triton.jit
 def _multiply_add(
     tiles, x, gain, tokens,
     K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """Rows times tokens in float32 → products [BLOCK_N, BLOCK_T] and sums of squares [BLOCK_T]."""
     k = tl.arange(0, BLOCK_K)[None, None, :]
-    t = tl.arange(0, BLOCK_T)[None, :, None]
+    t = tl.arange(0, BLOCK_T)
+    token = t[:, None, None]
     products = tl.zeros((BLOCK_N, BLOCK_T, BLOCK_K), tl.float32)
     squares = tl.zeros((1, BLOCK_T, BLOCK_K), tl.float32)
     for chunk in tl.static_range(0, (K + BLOCK_K - 1) // BLOCK_K):
-        column = chunk * BLOCK_K + k
-        values = tl.load(x + t * K + column, mask=(column < K) & (t < tokens), other=0.0).to(tl.float32)
         if NORM:
+            values = _eights(x + token * K, K, chunk * BLOCK_K, BLOCK_K, token < tokens)
             squares += values * values
-            values *= tl.load(gain + column, mask=column < K, other=0.0)
+            values *= _eights(gain + tl.zeros((1, 1, 1), tl.int32), K, chunk * BLOCK_K, BLOCK_K, True)
+        else:
+            column = chunk * BLOCK_K + k
+            real = t[None, :, None] < tokens
+            at = x + t[None, :, None] * K + column
+            values = tl.load(at, mask=(column < K) & real, other=0.0).to(tl.float32)
         products += tiles[chunk].to(tl.float32) * values
     return tl.sum(products, 2), tl.reshape(tl.sum(squares, 2), (BLOCK_T,))
 
