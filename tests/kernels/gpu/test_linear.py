@@ -76,7 +76,7 @@ def test_residual(device, dtype, tokens, cut):
 
 
 def test_splits_repeat_exactly(device, dtype):
-    """Whichever program ends last, the parts are added in one order; and the tickets are left as they were."""
+    """Whichever program ends last, the parts are added in one order."""
     n, k = sizes(device)[0]
     x, weight, bias = some(17, n, k, device, dtype)
     first = linear.linear_small(x.to(dtype), weight, bias, config=SPLIT)

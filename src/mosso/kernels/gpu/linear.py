@@ -208,7 +208,7 @@ def _split_buffers(
 
 
 @triton.jit
-def _weight_tiles(weight, n, K: tl.constexpr, BLOCK_K: tl.constexpr):
+def weight_tiles(weight, n, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """All columns of rows n, as a tuple of tiles [BLOCK_N, 1, BLOCK_K]: every load is under way at once."""
     k = tl.arange(0, BLOCK_K)[None, None, :]
     at = weight + n[:, None, None] * K + k
@@ -222,7 +222,7 @@ def _weight_tiles(weight, n, K: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def _eights(at, K: tl.constexpr, start: tl.constexpr, BLOCK_K: tl.constexpr, real):
+def eights(at, K: tl.constexpr, start: tl.constexpr, BLOCK_K: tl.constexpr, real):
     """BLOCK_K float32 values from each of at [BLOCK_T, 1, 1], as [1, BLOCK_T, BLOCK_K].
 
     Read as two groups of four, so that a thread gets the eight columns that it has of the 16-bit weights: the
@@ -250,9 +250,9 @@ def _multiply_add(
     squares = tl.zeros((1, BLOCK_T, BLOCK_K), tl.float32)
     for chunk in tl.static_range(0, (K + BLOCK_K - 1) // BLOCK_K):
         if NORM:
-            values = _eights(x + token * K, K, chunk * BLOCK_K, BLOCK_K, token < tokens)
+            values = eights(x + token * K, K, chunk * BLOCK_K, BLOCK_K, token < tokens)
             squares += values * values
-            values *= _eights(gain + tl.zeros((1, 1, 1), tl.int32), K, chunk * BLOCK_K, BLOCK_K, True)
+            values *= eights(gain + tl.zeros((1, 1, 1), tl.int32), K, chunk * BLOCK_K, BLOCK_K, True)
         else:
             column = chunk * BLOCK_K + k
             real = t[None, :, None] < tokens
@@ -379,7 +379,7 @@ def _linear_kernel(
             weight, row, x, gain, split, tokens, K, BLOCK_N, BLOCK_T, BLOCK_K, SPLITS, NORM
         )
     else:
-        tiles = _weight_tiles(weight, row, K, BLOCK_K)
+        tiles = weight_tiles(weight, row, K, BLOCK_K)
         if PDL:
             gdc_wait()
         products, squares = _multiply_add(tiles, x, gain, tokens, K, BLOCK_N, BLOCK_T, BLOCK_K, NORM)
@@ -425,7 +425,7 @@ def _qkv_kernel(
         if PDL:
             _prefetch(weight, row, split, K, BLOCK_N, BLOCK_K, SPLITS)
     else:
-        tiles = _weight_tiles(weight, row, K, BLOCK_K)
+        tiles = weight_tiles(weight, row, K, BLOCK_K)
     if PDL:
         gdc_wait()
 

@@ -1,14 +1,48 @@
-"""The router: which experts each token goes to, and each expert's list of tokens."""
+"""The router: which experts each token goes to, and each expert's list of tokens.
+
+For few tokens all is one kernel: a program has some experts of one token, norms the token for itself, and the
+last program of all chooses for every token and counts, with nothing to be zeroed before. For more tokens the
+norm is a kernel of its own, which also zeroes the counts; the logits are tensor-core products of a tile of
+tokens, and whoever ends a tile chooses for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from mosso.kernels.gpu.linear import Norm
-from mosso.kernels.gpu.norm import rms_norm_twin
+from mosso.kernels.gpu.launch import pdl
+from mosso.kernels.gpu.linear import Norm, eights, weight_tiles
+from mosso.kernels.gpu.norm import rms_norm, rms_norm_twin
+from mosso.kernels.gpu.tickets import TICKETS, is_last, tickets
 from mosso.kernels.linear import linear
+
+FEW_TOKENS = 16
+FEW_COLUMNS = 1024  # with four warps a thread has eight neighbouring columns of a chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How the logits of many tokens are cut: a program has `tokens` tokens and `experts` experts."""
+
+    tokens: int
+    experts: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def tiling(tokens: int, experts: int) -> Tiling:
+    """The choice for `tokens` tokens: as few tokens and experts a program as fill the chip."""
+    if tokens <= 256:
+        return Tiling(tokens=16, experts=16, depth=128, warps=1, stages=4)
+    if tokens <= 1024:
+        return Tiling(tokens=32, experts=min(experts, 32), depth=128, warps=4, stages=3)
+    return Tiling(tokens=64, experts=experts, depth=64, warps=4, stages=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +67,51 @@ def route(
     active: torch.Tensor,
     *,
     norm: Norm | None = None,
+    config: Tiling | None = None,
 ) -> Routing:
     """The top_k experts of each row of x [T, H] by logits x · router [E, H]ᵀ + bias [E]; E a power of two.
 
     active int32 [1]: the first padding token. With `norm`, x is the float32 stream: it is normed, rounded to
     router's type, and kept as `normed`; without it x is of that type and is `normed` itself.
     """
-    return route_twin(x, router, bias, top_k, active, norm=norm)
+    (tokens, hidden), experts = x.shape, router.shape[0]
+    assert x.is_contiguous()
+    assert router.is_contiguous()
+    assert experts & (experts - 1) == 0
+
+    def empty(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=x.device)
+
+    chosen, counts, lists = empty(tokens, top_k), empty(experts), empty(experts, tokens)
+    shares = empty(tokens, top_k, dtype=torch.float32)
+    logits = empty(tokens, experts, dtype=torch.float32)
+    results = logits, chosen, shares, counts, lists, tickets(x.device), active, tokens
+    overlap = pdl(x.device)
+    if tokens <= FEW_TOKENS and config is None:
+        normed = x if norm is None else empty(tokens, hidden, dtype=router.dtype)
+        share = max(1, experts // 32)
+        _few_kernel[(experts // share, tokens)](
+            x, router if norm is None else norm[0], router, bias, normed, *results,
+            0.0 if norm is None else norm[1],
+            H=hidden, E=experts, TOP=top_k, BLOCK_E=share, BLOCK_H=FEW_COLUMNS,
+            BLOCK_T=triton.next_power_of_2(tokens), NORM=norm is not None,
+            PDL=overlap, num_warps=4, launch_pdl=overlap,
+        )  # fmt: skip
+        return Routing(chosen, shares, counts, lists, normed)
+    cut = config or tiling(tokens, experts)
+    tiles = triton.cdiv(tokens, cut.tokens)
+    assert tiles <= TICKETS
+    if norm is None:
+        normed = x
+        counts.zero_()
+    else:
+        normed = rms_norm(x, *norm, router.dtype, clear=counts)
+    _many_kernel[(tiles, experts // cut.experts)](
+        normed, router, bias, *results,
+        H=hidden, E=experts, TOP=top_k, BLOCK_T=cut.tokens, BLOCK_E=cut.experts, BLOCK_H=cut.depth,
+        PDL=overlap, num_warps=cut.warps, num_stages=cut.stages, launch_pdl=overlap,
+    )  # fmt: skip
+    return Routing(chosen, shares, counts, lists, normed)
 
 
 def route_twin(
@@ -50,6 +122,7 @@ def route_twin(
     active: torch.Tensor,
     *,
     norm: Norm | None = None,
+    config: Tiling | None = None,
 ) -> Routing:
     tokens, experts = x.shape[0], router.shape[0]
     normed = x if norm is None else rms_norm_twin(x, *norm, router.dtype)
@@ -65,3 +138,129 @@ def route_twin(
         counts[expert] = len(pairs)
         lists[expert, : len(pairs)] = pairs
     return Routing(chosen, shares, counts, lists, normed)
+
+
+@triton.jit
+def _choose(
+    values, chosen, shares, counts, lists, active, first, tokens,
+    E: tl.constexpr, TOP: tl.constexpr, BLOCK_T: tl.constexpr, ALONE: tl.constexpr,
+):  # fmt: skip
+    """The experts of tokens first … by their logits values [BLOCK_T, E].
+
+    ALONE: no other program chooses, so the counts are this one's.
+    """
+    t = first + tl.arange(0, BLOCK_T)
+    e = tl.arange(0, E)[None, :]
+    real = t < tl.minimum(tl.load(active), tokens)
+    top = tl.max(values, 1)
+    total = tl.zeros((BLOCK_T,), tl.float32)
+    weights = ()
+    slots = tl.full((BLOCK_T, E), -1, tl.int32)
+    for slot in tl.static_range(TOP):
+        best = tl.max(values, 1)
+        # E where all logits are NaN: a pair of no expert.
+        expert = tl.min(tl.where(values == best[:, None], e, E), 1)
+        picked = e == expert[:, None]
+        slots = tl.where(picked, slot, slots)
+        values = tl.where(picked, float("-inf"), values)
+        tl.store(chosen + t * TOP + slot, tl.where(real, expert, E), mask=t < tokens)
+        weight = tl.exp(best - top)
+        total += weight
+        weights = weights + (weight,)  # noqa: RUF005
+    for slot in tl.static_range(TOP):
+        tl.store(shares + t * TOP + slot, tl.where(real, weights[slot] / total, 0.0), mask=t < tokens)
+
+    member = (slots >= 0) & real[:, None]
+    ones = member.to(tl.int32)
+    rank = tl.cumsum(ones, 0) - ones
+    number = tl.sum(ones, 0)[None, :]
+    if ALONE:
+        tl.store(counts + e, number)
+        place = rank
+    else:
+        place = rank + tl.atomic_add(counts + e, number, sem="relaxed")
+    tl.store(lists + e * tokens + place, t[:, None] * TOP + slots, mask=member)
+
+
+@triton.jit(do_not_specialize=["tokens", "eps"])
+def _few_kernel(
+    x, gain, router, bias, normed, logits, chosen, shares, counts, lists, ticket, active, tokens, eps,
+    H: tl.constexpr, E: tl.constexpr, TOP: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_T: tl.constexpr, NORM: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_E logits of one token a program."""
+    e = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
+    t = tl.program_id(1)
+    h = tl.arange(0, BLOCK_H)[None, None, :]
+    one = tl.zeros((1, 1, 1), tl.int32)
+    if PDL:
+        gdc_launch_dependents()
+    tiles = weight_tiles(router, e, H, BLOCK_H)
+    offset = tl.load(bias + e).to(tl.float32)
+    if PDL:
+        gdc_wait()
+
+    products = tl.zeros((BLOCK_E, 1, BLOCK_H), tl.float32)
+    if NORM:
+        squares = tl.zeros((1, 1, BLOCK_H), tl.float32)
+        values = ()
+        for chunk in tl.static_range((H + BLOCK_H - 1) // BLOCK_H):
+            part = eights(x + t * H + one, H, chunk * BLOCK_H, BLOCK_H, True)
+            squares += part * part
+            values = values + (part,)  # noqa: RUF005
+        inverse = tl.rsqrt(tl.sum(squares) / H + eps)
+    for chunk in tl.static_range((H + BLOCK_H - 1) // BLOCK_H):
+        column = chunk * BLOCK_H + h
+        if NORM:
+            factor = eights(gain + one, H, chunk * BLOCK_H, BLOCK_H, True)
+            token = (values[chunk] * inverse * factor).to(router.dtype.element_ty)
+            if tl.program_id(0) == 0:
+                tl.store(normed + t * H + column, token, mask=column < H)
+        else:
+            token = tl.load(x + t * H + column, mask=column < H, other=0.0)
+        products += tiles[chunk].to(tl.float32) * token.to(tl.float32)
+    tl.store(logits + t * E + e, tl.reshape(tl.sum(products, 2), (BLOCK_E,)) + offset)
+
+    if is_last(ticket, E // BLOCK_E * tokens):
+        at = tl.arange(0, BLOCK_T)[:, None]
+        row = logits + at * E + tl.arange(0, E)[None, :]
+        every = tl.load(row, mask=at < tokens, other=0.0, cache_modifier=".cg")
+        _choose(every, chosen, shares, counts, lists, active, 0, tokens, E, TOP, BLOCK_T, True)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def _many_kernel(
+    normed, router, bias, logits, chosen, shares, counts, lists, ticket, active, tokens,
+    H: tl.constexpr, E: tl.constexpr, TOP: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_H: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Logits of a tile of tokens for BLOCK_E experts a program."""
+    tile = tl.program_id(0)
+    first = tile * BLOCK_T
+    t = first + tl.arange(0, BLOCK_T)
+    e = tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)
+    h = tl.arange(0, BLOCK_H)
+    if PDL:
+        gdc_launch_dependents()
+    offset = tl.load(bias + e).to(tl.float32)
+    if PDL:
+        gdc_wait()
+    normed_at = normed + t.to(tl.int64)[:, None] * H + h[None, :]
+    router_at = router + e[:, None] * H + h[None, :]
+    real = (t < tokens)[:, None]
+    values = tl.zeros((BLOCK_T, BLOCK_E), tl.float32)
+    for start in tl.range(0, H, BLOCK_H):
+        inside = (start + h < H)[None, :]
+        token = tl.load(normed_at + start, mask=real & inside, other=0.0)
+        weight = tl.load(router_at + start, mask=inside, other=0.0)
+        values = tl.dot(token, tl.trans(weight), values)
+    values += offset[None, :]
+
+    if BLOCK_E == E:
+        _choose(values, chosen, shares, counts, lists, active, first, tokens, E, TOP, BLOCK_T, False)
+    else:
+        tl.store(logits + t[:, None] * E + e[None, :], values, mask=real)
+        if is_last(ticket + tile, E // BLOCK_E):
+            row = logits + t[:, None] * E + tl.arange(0, E)[None, :]
+            every = tl.load(row, mask=real, other=0.0, cache_modifier=".cg")
+            _choose(every, chosen, shares, counts, lists, active, first, tokens, E, TOP, BLOCK_T, False)
