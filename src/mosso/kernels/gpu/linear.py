@@ -16,7 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.kernels.gpu.launch import pdl
 from mosso.kernels.gpu.norm import rms_norm, rms_norm_twin
-from mosso.kernels.gpu.rope import entry, rotate_and_store_twin, slot
+from mosso.kernels.gpu.rope import entry, plane_strides, rotate_and_store_twin, slot
 from mosso.kernels.gpu.tickets import TICKETS, is_last, tickets
 from mosso.kernels.linear import linear
 
@@ -131,7 +131,6 @@ def qkv_small(
     assert dim % cut.rows == 0, "a program's rotation pairs are of one head"
     assert x.is_contiguous()
     assert weight.is_contiguous()
-    assert pool.stride(4) == 1
     assert pages.stride(1) == 1
     x, fused = _norm_apart(x, norm, weight.dtype, cut)
     queries = torch.empty(tokens, heads, dim, dtype=weight.dtype, device=x.device)
@@ -139,7 +138,7 @@ def qkv_small(
     tiles = width // cut.rows
     _qkv_kernel[(tiles, cut.splits)](
         x, norm[0], weight, bias, queries, cos, sin, rows, positions, pages, pool,
-        pages.stride(0), pool.stride(0), pool.stride(1),
+        pages.stride(0), *plane_strides(pool),
         *_split_buffers(tiles, tokens, cut, x.device), tokens, norm[1],
         HEADS=heads, KV=kv_heads, PAGE=page_size, D=dim, NORM=fused is not None,
         **_cut_options(tokens, depth, cut), PDL=overlap, launch_pdl=overlap,
@@ -402,10 +401,10 @@ def _linear_kernel(
             tl.store(at, y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["tokens", "eps", "page_stride", "kind_stride", "head_stride"])
+@triton.jit(do_not_specialize=["tokens", "eps", "page_stride", "kind_rows", "head_rows"])
 def _qkv_kernel(
     x, gain, weight, bias, queries, cos, sin, rows, positions, pages, pool,
-    page_stride, kind_stride, head_stride, all_products, all_squares, all_tickets, tokens, eps,
+    page_stride, kind_rows, head_rows, all_products, all_squares, all_tickets, tokens, eps,
     HEADS: tl.constexpr, KV: tl.constexpr, PAGE: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr,
     K: tl.constexpr, DOT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr,
     SPLITS: tl.constexpr, PDL: tl.constexpr,
@@ -468,7 +467,7 @@ def _qkv_kernel(
             tl.store(at + D // 2, right.to(queries.dtype.element_ty), mask=mask)
         else:
             kind = ((head - HEADS) // KV).to(tl.int64)
-            plane = pool + kind * kind_stride + ((head - HEADS) % KV) * head_stride
+            plane = pool + kind * kind_rows * D + ((head - HEADS) % KV) * head_rows * D
             at = plane + place[None, :] * D + d
             tl.store(at, entry(left, pool), mask=mask)
             tl.store(at + D // 2, entry(right, pool), mask=mask)

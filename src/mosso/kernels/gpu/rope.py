@@ -33,11 +33,10 @@ def rotate_and_store(
     _, kv_heads, _, page_size, dim = pool.shape
     heads = width // dim
     assert qkv.is_contiguous()
-    assert pool.stride(4) == 1
     assert pages.stride(1) == 1
     overlap = pdl(qkv.device)
     _rotate_kernel[(tokens,)](
-        qkv, cos, sin, rows, positions, pages, pool, pages.stride(0), pool.stride(0), pool.stride(1),
+        qkv, cos, sin, rows, positions, pages, pool, pages.stride(0), *plane_strides(pool),
         HEADS=heads - 2 * kv_heads, KV=kv_heads, PAGE=page_size, D=dim, BLOCK=triton.next_power_of_2(heads),
         PDL=overlap, num_warps=4, launch_pdl=overlap,
     )  # fmt: skip
@@ -63,6 +62,14 @@ def rotate_and_store_twin(
     pool[:, :, pages[rows.long(), at // page_size].long(), at % page_size] = entries.to(pool.dtype)
 
 
+def plane_strides(pool: torch.Tensor) -> tuple[int, int]:
+    """From keys to values and from head to head, in rows of D: so that Triton knows how they align."""
+    dim = pool.shape[-1]
+    assert pool[0, 0].is_contiguous()
+    assert pool.stride(0) % dim == pool.stride(1) % dim == 0
+    return pool.stride(0) // dim, pool.stride(1) // dim
+
+
 @triton.jit
 def entry(values, pool):
     """Values as the pool stores them: float8 saturates."""
@@ -80,9 +87,9 @@ def slot(rows, positions, pages, stride, t, PAGE: tl.constexpr, mask=None):
     return page * PAGE + position % PAGE
 
 
-@triton.jit(do_not_specialize=["page_stride", "kind_stride", "head_stride"])
+@triton.jit(do_not_specialize=["page_stride", "kind_rows", "head_rows"])
 def _rotate_kernel(
-    qkv, cos, sin, rows, positions, pages, pool, page_stride, kind_stride, head_stride,
+    qkv, cos, sin, rows, positions, pages, pool, page_stride, kind_rows, head_rows,
     HEADS: tl.constexpr, KV: tl.constexpr, PAGE: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
@@ -109,7 +116,7 @@ def _rotate_kernel(
     tl.store(first_at + D // 2, right.to(qkv.dtype.element_ty), mask=query)
 
     kind = (head >= HEADS + KV).to(tl.int64)
-    plane = pool + kind * kind_stride + (head - HEADS - kind * KV) * head_stride
+    plane = pool + kind * kind_rows * D + (head - HEADS - kind * KV) * head_rows * D
     target = plane + slot(rows, positions, pages, page_stride, t, PAGE) * D + d
     stored = valid & (head >= HEADS)
     # Rounded to the type of qkv first, as the queries are.

@@ -22,27 +22,33 @@ from mosso.kernels.gpu.tickets import TICKETS, is_last, tickets
 from mosso.kernels.linear import linear
 
 FEW_TOKENS = 16
-FEW_COLUMNS = 1024  # with four warps a thread has eight neighbouring columns of a chunk
+SMALLEST = tl.constexpr(-(2**31))
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How the logits of many tokens are cut: a program has `tokens` tokens and `experts` experts."""
+    """How the logits are cut: a program has `tokens` tokens and `experts` experts.
+
+    With one token a program it is the kernel for few tokens; its depth is then 256 times its warps, so that a
+    thread has eight neighbouring columns of every chunk.
+    """
 
     tokens: int
     experts: int
     depth: int
     warps: int
-    stages: int
+    stages: int = 1
 
 
 def tiling(tokens: int, experts: int) -> Tiling:
     """The choice for `tokens` tokens: as few tokens and experts a program as fill the chip."""
+    if tokens <= FEW_TOKENS:
+        return Tiling(tokens=1, experts=max(1, experts // 64), depth=512, warps=2)
     if tokens <= 256:
-        return Tiling(tokens=16, experts=16, depth=128, warps=1, stages=4)
+        return Tiling(tokens=16, experts=16, depth=128, warps=max(1, experts // 64), stages=4)
     if tokens <= 1024:
         return Tiling(tokens=32, experts=min(experts, 32), depth=128, warps=4, stages=3)
-    return Tiling(tokens=64, experts=experts, depth=64, warps=4, stages=4)
+    return Tiling(tokens=64, experts=experts, depth=64, warps=4 if experts <= 64 else 8, stages=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +93,19 @@ def route(
     logits = empty(tokens, experts, dtype=torch.float32)
     results = logits, chosen, shares, counts, lists, tickets(x.device), active, tokens
     overlap = pdl(x.device)
-    if tokens <= FEW_TOKENS and config is None:
+    cut = config or tiling(tokens, experts)
+    assert experts % cut.experts == 0
+    if cut.tokens == 1:
+        assert tokens <= FEW_TOKENS
         normed = x if norm is None else empty(tokens, hidden, dtype=router.dtype)
-        share = max(1, experts // 32)
-        _few_kernel[(experts // share, tokens)](
+        _few_kernel[(experts // cut.experts, tokens)](
             x, router if norm is None else norm[0], router, bias, normed, *results,
             0.0 if norm is None else norm[1],
-            H=hidden, E=experts, TOP=top_k, BLOCK_E=share, BLOCK_H=FEW_COLUMNS,
+            H=hidden, E=experts, TOP=top_k, BLOCK_E=cut.experts, BLOCK_H=cut.depth,
             BLOCK_T=triton.next_power_of_2(tokens), NORM=norm is not None,
-            PDL=overlap, num_warps=4, launch_pdl=overlap,
+            PDL=overlap, num_warps=cut.warps, launch_pdl=overlap,
         )  # fmt: skip
         return Routing(chosen, shares, counts, lists, normed)
-    cut = config or tiling(tokens, experts)
     tiles = triton.cdiv(tokens, cut.tokens)
     assert tiles <= TICKETS
     if norm is None:
@@ -141,6 +148,15 @@ def route_twin(
 
 
 @triton.jit
+def _ordered(bits):
+    """The bits of floats as integers of the same order, and back: the chip reduces integers in one step.
+
+    A value that is not a number thus has its place too, and every choice is an expert.
+    """
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
 def _choose(
     values, chosen, shares, counts, lists, active, first, tokens,
     E: tl.constexpr, TOP: tl.constexpr, BLOCK_T: tl.constexpr, ALONE: tl.constexpr,
@@ -152,19 +168,21 @@ def _choose(
     t = first + tl.arange(0, BLOCK_T)
     e = tl.arange(0, E)[None, :]
     real = t < tl.minimum(tl.load(active), tokens)
-    top = tl.max(values, 1)
+    keys = _ordered(values.to(tl.int32, bitcast=True))
     total = tl.zeros((BLOCK_T,), tl.float32)
     weights = ()
     slots = tl.full((BLOCK_T, E), -1, tl.int32)
     for slot in tl.static_range(TOP):
-        best = tl.max(values, 1)
-        # E where all logits are NaN: a pair of no expert.
-        expert = tl.min(tl.where(values == best[:, None], e, E), 1)
+        best = tl.max(keys, 1)
+        expert = tl.min(tl.where(keys == best[:, None], e, E - 1), 1)
         picked = e == expert[:, None]
         slots = tl.where(picked, slot, slots)
-        values = tl.where(picked, float("-inf"), values)
+        keys = tl.where(picked, SMALLEST, keys)
         tl.store(chosen + t * TOP + slot, tl.where(real, expert, E), mask=t < tokens)
-        weight = tl.exp(best - top)
+        logit = _ordered(best).to(tl.float32, bitcast=True)
+        if slot == 0:
+            top = logit
+        weight = tl.exp(logit - top)
         total += weight
         weights = weights + (weight,)  # noqa: RUF005
     for slot in tl.static_range(TOP):
