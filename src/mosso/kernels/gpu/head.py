@@ -36,7 +36,7 @@ class RowConfig:
 
     block_v: int
     programs: int  # for each multiprocessor
-    stages: int  # weight tiles under way in shared memory; 1: in registers
+    stages: int  # weight tiles in shared memory, under way or read; 1: none
     warps: int
 
 
@@ -57,7 +57,7 @@ Config = RowConfig | TileConfig
 def config_for(rows: int, shared_memory: int) -> Config:
     """The tiles for so many rows on a chip whose programs may use so many bytes of shared memory."""
     if rows == 1:
-        return RowConfig(block_v=4, programs=4, stages=1, warps=4)
+        return RowConfig(block_v=4, programs=3, stages=3, warps=4)
     if rows <= 16:
         config = TileConfig(block_v=64, block_s=16, block_k=64, stages=5, warps=4)
     elif rows <= 64:
@@ -211,7 +211,7 @@ def _shared_memory(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
-@triton.jit(do_not_specialize=["eps", "V", "tiles", "parts"])
+@triton.jit(do_not_specialize=["eps", "tiles", "parts"])
 def _row_kernel(
     h, gain, weight, temperature, seed, position, values, tokens, logits, eps, V, tiles, parts,
     H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, STAGES: tl.constexpr,
@@ -256,7 +256,7 @@ def _row_kernel(
         tl.store(tokens + part, tl.min(tl.where(best == largest, best_token, 2147483647)))
 
 
-@triton.jit(do_not_specialize=["S", "V", "tiles_s", "tiles_v"])
+@triton.jit(do_not_specialize=["S", "tiles_s", "tiles_v"])
 def _tile_kernel(
     x, weight, temperature, states, values, tokens, logits, S, V, tiles_s, tiles_v,
     H: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -327,7 +327,7 @@ def _draw_tile(
         tl.store(tokens + at, tile_v * y.shape[0] + index, mask=s < S)
 
 
-@triton.jit(do_not_specialize=["stride", "parts", "V"])
+@triton.jit(do_not_specialize=["stride", "parts"])
 def _pick_kernel(
     values, tokens, out, table, rows, positions, stride, parts, V,
     BLOCK: tl.constexpr, WRITE: tl.constexpr, PDL: tl.constexpr,
