@@ -19,7 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.core.config import SWIGLU_ALPHA
 from mosso.kernels.gpu import launch
-from mosso.kernels.gpu.mxfp4_layout import CHUNK, PLANE, ROWS, interleave_gate_up, pack, unpack
+from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, interleave_gate_up, pack, unpack
 from mosso.kernels.gpu.router import Routing
 from mosso.kernels.swiglu import swiglu
 
@@ -29,10 +29,10 @@ class GpuExperts:
     """The experts of one layer in the layout of mxfp4_layout; gate_up's rows are in interleave_gate_up's order."""
 
     gate_up_words: torch.Tensor  # int16 [E, 2·I / ROWS, H / CHUNK, ROWS, 16]
-    gate_up_scales: torch.Tensor  # int16 [E, 2·I / ROWS, H / CHUNK, ROWS]
+    gate_up_scales: torch.Tensor  # int16 [E, 2·I, H / CHUNK]
     gate_up_bias: torch.Tensor  # [E, 2·I], in the order of the rows
     down_words: torch.Tensor  # int16 [E, H / ROWS, I / CHUNK, ROWS, 16]
-    down_scales: torch.Tensor  # int16 [E, H / ROWS, I / CHUNK, ROWS]
+    down_scales: torch.Tensor  # int16 [E, H, I / CHUNK]
     down_bias: torch.Tensor  # [E, H]
 
     @property
@@ -68,6 +68,9 @@ class Tile:
     chunks: int  # of the inner axis in one turn of the loop
     warps: int
     stages: int
+    splits: int = (
+        1  # programs that share the inner axis, each with a part of the result of its own (down only)
+    )
 
 
 # ---- unpacking
@@ -153,9 +156,12 @@ def _block(counts, index, E: tl.constexpr, PAIRS: tl.constexpr):
 @triton.jit
 def _product(
     x_rows,  # pointers [PAIRS] to the activations of each pair
+    real,  # [PAIRS], false where there is no pair: nothing is read then
     words,  # of the expert
     scales,
     n,  # [N] rows of the weights
+    first,  # chunk
+    COUNT: tl.constexpr,  # of chunks
     K: tl.constexpr,
     CHUNKS: tl.constexpr,  # of a row
     N_PADDED: tl.constexpr,
@@ -170,23 +176,23 @@ def _product(
     inside = n < N_PADDED
     at = (n // R) * (CHUNKS * R) + n % R
     word_rows = words + (at * 16)[:, None] + tl.arange(0, 16)[None, :]
-    scale_rows = scales + at
+    scale_rows = scales + n * CHUNKS
     k = tl.arange(0, 64)
     acc = tl.zeros((N, PAIRS), tl.float32)
-    for start in range(0, CHUNKS, UNROLL):
+    for start in range(0, COUNT, UNROLL):
         for step in tl.static_range(UNROLL):
-            chunk = start + step
+            chunk = first + start + step
             if N_PADDED % N == 0:
                 w = tl.load(word_rows + chunk * (R * 16))
-                s = tl.load(scale_rows + chunk * R)
+                s = tl.load(scale_rows + chunk)
             else:
                 w = tl.load(word_rows + chunk * (R * 16), mask=inside[:, None], other=0)
-                s = tl.load(scale_rows + chunk * R, mask=inside, other=0)
+                s = tl.load(scale_rows + chunk, mask=inside, other=0)
             columns = chunk * 64 + k
-            if K % 64 == 0:
-                x = tl.load(x_rows[None, :] + columns[:, None])
-            else:
-                x = tl.load(x_rows[None, :] + columns[:, None], mask=(columns < K)[:, None], other=0.0)
+            seen = real[None, :]
+            if K % 64 != 0:
+                seen = seen & (columns < K)[:, None]
+            x = tl.load(x_rows[None, :] + columns[:, None], mask=seen, other=0.0)
             acc = tl.dot(_unpack(w, s, dtype, PTX), x, acc)
     return acc
 
@@ -194,8 +200,7 @@ def _product(
 @triton.jit
 def _prefetch_scales(scales, n, CHUNKS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
     """Scales are read a word a row, each time anew; from L2 that is no wait."""
-    R: tl.constexpr = 32
-    first = (tl.min(n, 0) // R) * (CHUNKS * R)
+    first = tl.min(n, 0) * CHUNKS
     line = tl.arange(0, BLOCK)
     inside = line * 64 < CHUNKS * N
     where = scales + tl.where(inside, first + line * 64, first)
@@ -256,9 +261,12 @@ def _gate_up_kernel(
     rows = x + (pair // TOP_K).to(tl.int64) * H
     acc = _product(
         rows,
+        start + place < count,
         words + wide * (N_PADDED * CHUNKS * 16),
         expert_scales,
         n,
+        0,
+        CHUNKS,
         H,
         CHUNKS,
         N_PADDED,
@@ -293,13 +301,14 @@ def _down_kernel(
     shares,  # [T, TOP_K]
     lists,
     counts,
-    out,  # [T · TOP_K, H]
+    out,  # [T · TOP_K · SPLITS, H]
     stride,
     H: tl.constexpr,
     INNER: tl.constexpr,
     N_PADDED: tl.constexpr,
     E: tl.constexpr,
     DIRECT: tl.constexpr,
+    SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -336,18 +345,36 @@ def _down_kernel(
     if PDL:
         gdc_wait()
     rows = act + pair.to(tl.int64) * INNER
-    acc = _product(rows, expert_words, expert_scales, n, INNER, CHUNKS, N_PADDED, ROWS, PAIRS, UNROLL, PTX)
-    acc = (acc + b.to(tl.float32)[:, None]) * share[None, :]
-    target = out + (pair.to(tl.int64) * H)[None, :] + n[:, None]
+    split = tl.program_id(2)
+    acc = _product(
+        rows,
+        start + place < count,
+        expert_words,
+        expert_scales,
+        n,
+        split * (CHUNKS // SPLITS),
+        CHUNKS // SPLITS,
+        INNER,
+        CHUNKS,
+        N_PADDED,
+        ROWS,
+        PAIRS,
+        UNROLL,
+        PTX,
+    )
+    if split == 0:
+        acc += b.to(tl.float32)[:, None]
+    acc *= share[None, :]
+    target = out + ((pair.to(tl.int64) * SPLITS + split) * H)[None, :] + n[:, None]
     tl.store(target, acc.to(out.dtype.element_ty), mask=(start + place < count)[None, :] & (n < H)[:, None])
 
 
 # ---- wrappers
 
 
-def _unroll(chunks: int, wanted: int) -> int:
-    """The largest divisor of the number of chunks that is at most `wanted`: the loop has no tail."""
-    return max(d for d in range(1, wanted + 1) if chunks % d == 0)
+def _largest_divisor(chunks: int, most: int) -> int:
+    """The largest divisor of the number of chunks that is at most `most`: no loop has a tail."""
+    return max(divisor for divisor in range(1, most + 1) if chunks % divisor == 0)
 
 
 def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> int:
@@ -406,7 +433,7 @@ def gate_up(
         DIRECT=direct,
         ROWS=tile.rows,
         PAIRS=tile.pairs,
-        UNROLL=_unroll(triton.cdiv(hidden, CHUNK), tile.chunks),
+        UNROLL=_largest_divisor(triton.cdiv(hidden, CHUNK), tile.chunks),
         PTX=launch.ptx(x.device),
         PDL=pdl,
         num_warps=tile.warps,
@@ -423,18 +450,21 @@ def down(
     dtype: torch.dtype | None = None,
     tile: Tile | None = None,
 ) -> torch.Tensor:
-    """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k, H] as `dtype` (None: act's).
+    """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k · splits, H] as `dtype` (None: act's).
 
-    The parts of unrouted pairs stay unwritten.
+    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten.
     """
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
     inner, hidden = act.shape[1], experts.hidden_size
     tile = tile or down_tile(tokens, top_k, num_experts)
     direct = tokens == 1
-    out = torch.empty(tokens, top_k, hidden, dtype=dtype or act.dtype, device=act.device)
+    chunks = triton.cdiv(inner, CHUNK)
+    splits = _largest_divisor(chunks, tile.splits)
+    out = torch.empty(tokens, top_k * splits, hidden, dtype=dtype or act.dtype, device=act.device)
     pdl = launch.pdl(act.device)
-    grid = (triton.cdiv(tiles * ROWS, tile.rows), _grid(tokens, top_k, num_experts, tile, direct))
+    blocks = _grid(tokens, top_k, num_experts, tile, direct)
+    grid = (triton.cdiv(tiles * ROWS, tile.rows), blocks, splits)
     _down_kernel[grid](
         act,
         experts.down_words,
@@ -451,9 +481,10 @@ def down(
         N_PADDED=tiles * ROWS,
         E=num_experts,
         DIRECT=direct,
+        SPLITS=splits,
         ROWS=tile.rows,
         PAIRS=tile.pairs,
-        UNROLL=_unroll(triton.cdiv(inner, CHUNK), tile.chunks),
+        UNROLL=_largest_divisor(chunks // splits, tile.chunks),
         PTX=launch.ptx(act.device),
         PDL=pdl,
         num_warps=tile.warps,

@@ -6,7 +6,7 @@ chunk, one of each of its four planes, with their bits placed so that a shift an
 2^-126 times the value. The planes 0 and 1 are one group of 32 with one scale, 2 and 3 the next:
 
     words   int16 [E, N / ROWS, K / CHUNK, ROWS, 16]     bits of the planes: see PLANE_SHIFTS
-    scales  int16 [E, N / ROWS, K / CHUNK, ROWS]         low byte: exponent field of planes 0 and 1; high: of 2, 3
+    scales  int16 [E, N, K / CHUNK]                      low byte: exponent field of planes 0 and 1; high: of 2, 3
 
 A scale is held as the exponent field of the bfloat16 2^(s - 1), the factor from the unpacked value to the weight.
 N and K are padded with zeros to whole tiles and chunks.
@@ -42,7 +42,7 @@ def pack(blocks: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torc
         raise CheckpointError(
             f"an MXFP4 scale is {int(scales.max())}; the GPU kernels hold scales up to {LARGEST_SCALE}"
         )
-    return _tiles(_words(blocks)), _tiles(_exponents(scales).unsqueeze(-1)).squeeze(-1)
+    return _tiles(_words(blocks)), _pad(_exponents(scales), 1, ROWS).contiguous()
 
 
 def interleave_gate_up(rows: torch.Tensor) -> torch.Tensor:
@@ -108,6 +108,7 @@ def unpack(words: torch.Tensor, scales: torch.Tensor, rows: int, columns: int) -
     )
     values = torch.where(codes >= 8, -magnitude, magnitude)
     fields = torch.stack((scales & 0xFF, (scales >> 8) & 0xFF), dim=-1).float()
-    factors = torch.exp2(fields - _EXPONENT_SHIFT - 127).repeat_interleave(2, dim=-1)
-    weights = values * factors[..., None]
+    factors = torch.exp2(fields - _EXPONENT_SHIFT - 127).repeat_interleave(2, dim=-1)  # [E, N, chunks, 4]
+    tiled = factors.unflatten(1, (-1, ROWS)).transpose(2, 3)
+    weights = values * tiled[..., None]
     return weights.flatten(-2).transpose(2, 3).flatten(1, 2).flatten(2)[:, :rows, :columns]
