@@ -211,12 +211,12 @@ def weight_tiles(weight, n, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """All columns of rows n, as a tuple of tiles [BLOCK_N, 1, BLOCK_K]: every load is under way at once."""
     k = tl.arange(0, BLOCK_K)[None, None, :]
     at = weight + n[:, None, None] * K + k
-    tiles = ()
+    tiles = tl.tuple(())
     for start in tl.static_range(0, K, BLOCK_K):
         if start + BLOCK_K <= K:
-            tiles = tiles + (tl.load(at + start),)  # noqa: RUF005
+            tiles += (tl.load(at + start),)
         else:
-            tiles = tiles + (tl.load(at + start, mask=start + k < K, other=0.0),)  # noqa: RUF005
+            tiles += (tl.load(at + start, mask=start + k < K, other=0.0),)
     return tiles
 
 

@@ -42,6 +42,8 @@ class Tiling:
 
 def tiling(tokens: int, experts: int) -> Tiling:
     """The choice for `tokens` tokens: as few tokens and experts a program as fill the chip."""
+    if tokens <= 4:  # a choice within one warp has no barriers
+        return Tiling(tokens=1, experts=1, depth=256, warps=1)
     if tokens <= FEW_TOKENS:
         return Tiling(tokens=1, experts=max(1, experts // 64), depth=512, warps=2)
     if tokens <= 256:
@@ -170,7 +172,7 @@ def _choose(
     real = t < tl.minimum(tl.load(active), tokens)
     keys = _ordered(values.to(tl.int32, bitcast=True))
     total = tl.zeros((BLOCK_T,), tl.float32)
-    weights = ()
+    weights = tl.tuple(())
     slots = tl.full((BLOCK_T, E), -1, tl.int32)
     for slot in tl.static_range(TOP):
         best = tl.max(keys, 1)
@@ -184,7 +186,7 @@ def _choose(
             top = logit
         weight = tl.exp(logit - top)
         total += weight
-        weights = weights + (weight,)  # noqa: RUF005
+        weights += (weight,)
     for slot in tl.static_range(TOP):
         tl.store(shares + t * TOP + slot, tl.where(real, weights[slot] / total, 0.0), mask=t < tokens)
 
@@ -221,11 +223,11 @@ def _few_kernel(
     products = tl.zeros((BLOCK_E, 1, BLOCK_H), tl.float32)
     if NORM:
         squares = tl.zeros((1, 1, BLOCK_H), tl.float32)
-        values = ()
+        values = tl.tuple(())
         for chunk in tl.static_range((H + BLOCK_H - 1) // BLOCK_H):
             part = eights(x + t * H + one, H, chunk * BLOCK_H, BLOCK_H, True)
             squares += part * part
-            values = values + (part,)  # noqa: RUF005
+            values += (part,)
         inverse = tl.rsqrt(tl.sum(squares) / H + eps)
     for chunk in tl.static_range((H + BLOCK_H - 1) // BLOCK_H):
         column = chunk * BLOCK_H + h
