@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class TensorInfo:
     dtype: str
     file: Path
     nbytes: int
+    offset: int  # within the file
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
@@ -67,6 +69,7 @@ class Checkpoint:
         self.generation = generation
         self._tensors = contents.tensors
         self._files: dict[Path, int] = {}  # descriptors; closed with the object if nobody calls close
+        self._opening = threading.Lock()
         self._close = weakref.finalize(self, _close_all, self._files)
 
     @property
@@ -87,7 +90,7 @@ class Checkpoint:
     def info(self, name: str) -> TensorInfo:
         """Raises CheckpointError for a name that the checkpoint does not have."""
         stored = self._stored(name)
-        return TensorInfo(name, stored.shape, stored.dtype, stored.file, stored.nbytes)
+        return TensorInfo(name, stored.shape, stored.dtype, stored.file, stored.nbytes, stored.offset)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor as stored, on the CPU, over a private mapping: writing to it never reaches the file.
@@ -110,6 +113,26 @@ class Checkpoint:
             data = data.clone()
         return data.view(getattr(torch, TORCH_NAMES[stored.dtype])).view(stored.shape)
 
+    def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
+        """Fill `target` (bytes) with the tensor's bytes from `start` on; many threads may do so at once.
+
+        For those who bring their own memory, such as pages that a device reads. Linux, BSD and macOS only.
+        """
+        stored = self._stored(name)
+        assert start >= 0
+        assert start + target.nbytes <= stored.nbytes
+        descriptor, at = self._open(stored.file), stored.offset + start
+        while target:
+            try:
+                count = os.preadv(descriptor, [target], at)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot be read: {error.strerror}", file=str(stored.file), tensor=name
+                ) from error
+            if count == 0:
+                raise CheckpointError("has shrunk since it was opened", file=str(stored.file), tensor=name)
+            target, at = target[count:], at + count
+
     def close(self) -> None:
         """Close the files; tensors that were read stay valid. Harmless when repeated."""
         self._close()
@@ -130,9 +153,10 @@ class Checkpoint:
     def _open(self, file: Path) -> int:
         if not self._close.alive:
             raise UsageError(f"the checkpoint {self.folder} is closed")
-        if file not in self._files:
-            self._files[file] = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        return self._files[file]
+        with self._opening:
+            if file not in self._files:
+                self._files[file] = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            return self._files[file]
 
 
 def _close_all(files: dict[Path, int]) -> None:

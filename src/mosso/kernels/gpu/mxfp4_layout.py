@@ -6,7 +6,8 @@ chunk, one of each of its four planes, with their bits placed so that a shift an
 2^-126 times the value. The planes 0 and 1 are one group of 32 with one scale, 2 and 3 the next:
 
     words   int16 [E, N / ROWS, K / CHUNK, ROWS, 16]     bits of the planes: see PLANE_SHIFTS
-    scales  int16 [E, N, K / CHUNK]                      low byte: exponent field of planes 0 and 1; high: of 2, 3
+    scales  int16 [E, N, K / CHUNK up to a multiple of SCALES]
+                                                         low byte: exponent field of planes 0 and 1; high: of 2, 3
 
 A scale is held as the exponent field of the bfloat16 2^(s - 1), the factor from the unpacked value to the weight.
 N and K are padded with zeros to whole tiles and chunks.
@@ -21,6 +22,7 @@ from mosso.core.errors import CheckpointError
 ROWS = 32
 CHUNK = 64
 PLANE = 16  # columns of a chunk in one plane
+SCALES = 16  # fields of a row come in whole vectors of 32 bytes
 LARGEST_SCALE = 128  # beyond it 2^(s - 1) is no bfloat16; published scales lie near 120
 _EXPONENT_SHIFT = 126
 
@@ -42,7 +44,13 @@ def pack(blocks: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torc
         raise CheckpointError(
             f"an MXFP4 scale is {int(scales.max())}; the GPU kernels hold scales up to {LARGEST_SCALE}"
         )
-    return _tiles(_words(blocks)), _pad(_exponents(scales), 1, ROWS).contiguous()
+    return _tiles(_words(blocks)), _pad(_pad(_exponents(scales), 1, ROWS), 2, SCALES).contiguous()
+
+
+def packed_shapes(experts: int, rows: int, columns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes (of words, of scales) that `pack` gives E matrices [rows, columns]."""
+    tiles, chunks = -(-rows // ROWS), -(-columns // CHUNK)
+    return (experts, tiles, chunks, ROWS, PLANE), (experts, tiles * ROWS, chunks)
 
 
 def interleave_gate_up(rows: torch.Tensor) -> torch.Tensor:
@@ -107,7 +115,8 @@ def unpack(words: torch.Tensor, scales: torch.Tensor, rows: int, columns: int) -
         exponent == 0, 0.5 * mantissa, torch.exp2(exponent.float() - 1) * (1 + 0.5 * mantissa)
     )
     values = torch.where(codes >= 8, -magnitude, magnitude)
-    fields = torch.stack((scales & 0xFF, (scales >> 8) & 0xFF), dim=-1).float()
+    held = scales[..., : words.shape[2]]
+    fields = torch.stack((held & 0xFF, (held >> 8) & 0xFF), dim=-1).float()
     factors = torch.exp2(fields - _EXPONENT_SHIFT - 127).repeat_interleave(2, dim=-1)  # [E, N, chunks, 4]
     tiled = factors.unflatten(1, (-1, ROWS)).transpose(2, 3)
     weights = values * tiled[..., None]
