@@ -1,11 +1,12 @@
 """The MXFP4 expert layer: two products over the tokens that each expert was given.
 
-Weights stay 4-bit in memory and are unpacked in registers, as the M side of the tensor cores' product; tokens are
-the N side, so that a few tokens cost little. There is no permuted copy of the activations: the router leaves a
-list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
+Weights stay 4-bit in memory and are unpacked in registers, as the M side of the tensor cores' product; tokens
+are the N side, so that a few tokens cost little. There is no permuted copy of the activations: the router leaves
+a list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
 
 A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block a
-program has follows from the counts; as many programs start as there can be blocks, and the surplus ends at once.
+program has follows from the counts; as many start as there can be blocks, and the surplus ends at once. Up to
+STREAMED_TOKENS tokens the same products are made by a CUDA kernel (cuda/experts.cu).
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.core.config import SWIGLU_ALPHA
-from mosso.kernels.gpu import launch
-from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, interleave_gate_up, pack, unpack
+from mosso.kernels.gpu import cuda, launch
+from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, SCALES, interleave_gate_up, pack, unpack
 from mosso.kernels.gpu.router import Routing
 from mosso.kernels.swiglu import swiglu
 
 
 @dataclass(frozen=True, slots=True)
 class GpuExperts:
-    """The experts of one layer in the layout of mxfp4_layout; gate_up's rows are in interleave_gate_up's order."""
+    """The experts of one layer as mxfp4_layout lays them out; gate_up's rows in interleave_gate_up's order."""
 
     gate_up_words: torch.Tensor  # int16 [E, 2·I / ROWS, H / CHUNK, ROWS, 16]
-    gate_up_scales: torch.Tensor  # int16 [E, 2·I, H / CHUNK]
+    gate_up_scales: torch.Tensor  # int16 [E, 2·I, H / CHUNK, padded]
     gate_up_bias: torch.Tensor  # [E, 2·I], in the order of the rows
     down_words: torch.Tensor  # int16 [E, H / ROWS, I / CHUNK, ROWS, 16]
-    down_scales: torch.Tensor  # int16 [E, H, I / CHUNK]
+    down_scales: torch.Tensor  # int16 [E, H, I / CHUNK, padded]
     down_bias: torch.Tensor  # [E, H]
 
     @property
@@ -133,7 +134,7 @@ def _unpack(words, scales, dtype: tl.constexpr, PTX: tl.constexpr):
         b = _code_value(w & 0x1000, (w >> 4) & 3, (w >> 3) & 1, first).to(dtype)
         c = _code_value(w & 0x0200, (w >> 1) & 3, w & 1, second).to(dtype)
         d = _code_value(w & 0x4000, (w >> 10) & 3, (w >> 13) & 1, second).to(dtype)
-    # All four planes of a column are in one thread, and so they are in the product's operand: nothing moves here.
+    # All four planes of a column are in one thread, as the product wants them: nothing moves here.
     planes = tl.join(tl.join(a, c), tl.join(b, d))  # [N, 16, plane bit 0, plane bit 1]
     return tl.reshape(tl.permute(planes, (0, 2, 3, 1)), (words.shape[0], 4 * words.shape[1]))
 
@@ -143,7 +144,7 @@ def _unpack(words, scales, dtype: tl.constexpr, PTX: tl.constexpr):
 
 @triton.jit
 def _block(counts, index, E: tl.constexpr, PAIRS: tl.constexpr):
-    """(expert, first place in its list, length of the list) of the index-th block; expert E: there is none."""
+    """(expert, first place in its list, length of the list) of the index-th block; expert E: none."""
     sizes = tl.load(counts + tl.arange(0, E))
     ends = tl.cumsum((sizes + PAIRS - 1) // PAIRS, 0)
     expert = tl.sum((ends <= index).to(tl.int32), 0)
@@ -164,6 +165,7 @@ def _product(
     COUNT: tl.constexpr,  # of chunks
     K: tl.constexpr,
     CHUNKS: tl.constexpr,  # of a row
+    SCALE_STRIDE: tl.constexpr,
     N_PADDED: tl.constexpr,
     N: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -176,7 +178,7 @@ def _product(
     inside = n < N_PADDED
     at = (n // R) * (CHUNKS * R) + n % R
     word_rows = words + (at * 16)[:, None] + tl.arange(0, 16)[None, :]
-    scale_rows = scales + n * CHUNKS
+    scale_rows = scales + n * SCALE_STRIDE
     k = tl.arange(0, 64)
     acc = tl.zeros((N, PAIRS), tl.float32)
     for start in range(0, COUNT, UNROLL):
@@ -198,11 +200,11 @@ def _product(
 
 
 @triton.jit
-def _prefetch_scales(scales, n, CHUNKS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
+def _prefetch_scales(scales, n, STRIDE: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
     """Scales are read a word a row, each time anew; from L2 that is no wait."""
-    first = tl.min(n, 0) * CHUNKS
+    first = tl.min(n, 0) * STRIDE
     line = tl.arange(0, BLOCK)
-    inside = line * 64 < CHUNKS * N
+    inside = line * 64 < STRIDE * N
     where = scales + tl.where(inside, first + line * 64, first)
     tl.inline_asm_elementwise(_PREFETCH, "=r,l", [where], dtype=tl.int32, is_pure=False, pack=1)
 
@@ -233,6 +235,7 @@ def _gate_up_kernel(
     PDL: tl.constexpr,
 ):
     CHUNKS: tl.constexpr = (H + 63) // 64
+    SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
     if PDL:
         gdc_wait()
         # Only now: whoever starts behind us may then take the routing for final before its own wait.
@@ -254,9 +257,11 @@ def _gate_up_kernel(
         )
     wide = expert.to(tl.int64)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    expert_scales = scales + wide * (N_PADDED * CHUNKS)
+    expert_scales = scales + wide * (N_PADDED * SCALE_STRIDE)
     if PTX:
-        _prefetch_scales(expert_scales, n, CHUNKS, ROWS, triton.next_power_of_2(CHUNKS * ROWS // 64))
+        _prefetch_scales(
+            expert_scales, n, SCALE_STRIDE, ROWS, triton.next_power_of_2(SCALE_STRIDE * ROWS // 64)
+        )
     b = tl.load(bias + wide * (2 * INNER) + n, mask=n < 2 * INNER, other=0.0)
     rows = x + (pair // TOP_K).to(tl.int64) * H
     acc = _product(
@@ -269,6 +274,7 @@ def _gate_up_kernel(
         CHUNKS,
         H,
         CHUNKS,
+        SCALE_STRIDE,
         N_PADDED,
         ROWS,
         PAIRS,
@@ -316,6 +322,7 @@ def _down_kernel(
     PDL: tl.constexpr,
 ):
     CHUNKS: tl.constexpr = (INNER + 63) // 64
+    SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
     if PDL:
         gdc_launch_dependents()
     # The routing is final (gate_up let us start after its own wait), so weights may be fetched ahead.
@@ -337,9 +344,11 @@ def _down_kernel(
     wide = expert.to(tl.int64)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert_words = words + wide * (N_PADDED * CHUNKS * 16)
-    expert_scales = scales + wide * (N_PADDED * CHUNKS)
+    expert_scales = scales + wide * (N_PADDED * SCALE_STRIDE)
     if PTX:
-        _prefetch_scales(expert_scales, n, CHUNKS, ROWS, triton.next_power_of_2(CHUNKS * ROWS // 64))
+        _prefetch_scales(
+            expert_scales, n, SCALE_STRIDE, ROWS, triton.next_power_of_2(SCALE_STRIDE * ROWS // 64)
+        )
     b = tl.load(bias + wide * H + n, mask=n < H, other=0.0)
     share = tl.load(shares + pair)
     if PDL:
@@ -356,6 +365,7 @@ def _down_kernel(
         CHUNKS // SPLITS,
         INNER,
         CHUNKS,
+        SCALE_STRIDE,
         N_PADDED,
         ROWS,
         PAIRS,
@@ -401,13 +411,84 @@ def down_tile(tokens: int, top_k: int, experts: int) -> Tile:
     return gate_up_tile(tokens, top_k, experts)
 
 
+STREAMED_TOKENS = 8  # up to here the CUDA kernel of experts.cu does the products, where it can
+
+
+def _streamed(x: torch.Tensor, tokens: int, tile: Tile | None) -> bool:
+    aligned = x.shape[1] % CHUNK == 0 and x.dtype == torch.bfloat16
+    return tile is None and tokens <= STREAMED_TOKENS and aligned and launch.ptx(x.device)
+
+
+def _stream(
+    x: torch.Tensor,
+    words: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor,
+    routing: Routing,
+    out: torch.Tensor,
+    limit: float,
+    *,
+    gate_up: bool,
+    token_tiles: int = 1,
+) -> None:
+    """Launches experts.cu, for gate_up or down."""
+    tokens, top_k = routing.chosen.shape
+    num_experts, tiles, chunks = words.shape[:3]
+    direct = tokens == 1
+    defines = (
+        ("CHUNKS", chunks),
+        ("SCALE_STRIDE", scales.shape[2]),
+        ("N_PADDED", tiles * ROWS),
+        ("OUTPUTS", out.shape[-1]),
+        ("EXPERTS", num_experts),
+        ("TOP_K", top_k),
+        ("TILES", token_tiles),
+        ("DIRECT", int(direct)),
+        ("GATE_UP" if gate_up else "DOWN", True),
+        ("ALPHA", f"{SWIGLU_ALPHA}f"),
+        ("OUT_FLOAT", int(out.dtype == torch.float32)),
+    )
+    pairs = tokens * top_k
+    blocks = pairs if direct else min(num_experts, pairs) + pairs // (8 * token_tiles)
+    cuda.kernel("experts.cu", "expert_product", defines, x.device).launch(
+        (tiles, blocks),
+        64 * triton.cdiv(chunks, SCALES),
+        (
+            x,
+            words,
+            scales,
+            bias,
+            routing.chosen,
+            routing.shares,
+            routing.lists,
+            routing.counts,
+            out,
+            routing.lists.stride(0),
+            limit,
+        ),
+    )
+
+
 def gate_up(
     x: torch.Tensor, experts: GpuExperts, routing: Routing, limit: float, tile: Tile | None = None
 ) -> torch.Tensor:
-    """SwiGLU(gate, up) of each pair: x [T, H] → [T · k, I] in x's type; rows of unrouted pairs stay unwritten."""
+    """SwiGLU(gate, up) of each pair: x [T, H] → [T · k, I] in x's type; unrouted pairs stay unwritten."""
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.gate_up_words.shape[:2]
     inner, hidden = experts.intermediate_size, x.shape[1]
+    if _streamed(x, tokens, tile):
+        out = torch.empty(tokens * top_k, inner, dtype=x.dtype, device=x.device)
+        _stream(
+            x,
+            experts.gate_up_words,
+            experts.gate_up_scales,
+            experts.gate_up_bias,
+            routing,
+            out,
+            limit,
+            gate_up=True,
+        )
+        return out
     tile = tile or gate_up_tile(tokens, top_k, num_experts)
     direct = tokens == 1
     out = torch.empty(tokens * top_k, inner, dtype=x.dtype, device=x.device)
@@ -457,6 +538,12 @@ def down(
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
     inner, hidden = act.shape[1], experts.hidden_size
+    if _streamed(act, tokens, tile):
+        out = torch.empty(tokens, top_k, hidden, dtype=dtype or act.dtype, device=act.device)
+        _stream(
+            act, experts.down_words, experts.down_scales, experts.down_bias, routing, out, 0.0, gate_up=False
+        )
+        return out
     tile = tile or down_tile(tokens, top_k, num_experts)
     direct = tokens == 1
     chunks = triton.cdiv(inner, CHUNK)
