@@ -173,10 +173,10 @@ def _launch(
     assert weight.numel() < 1 << 31
     assert norm is not None or h.dtype == weight.dtype
     config = config or config_for(rows, _shared_memory(h.device))
-    by_row = isinstance(config, RowConfig)
-    assert rows == 1 or not by_row
-    tiles_v = triton.cdiv(vocab_size, config.block_v)
-    parts = min(tiles_v, config.programs * num_multiprocessors(h.device)) if by_row else tiles_v
+    parts = triton.cdiv(vocab_size, config.block_v)
+    if isinstance(config, RowConfig):
+        assert rows == 1
+        parts = min(parts, config.programs * num_multiprocessors(h.device))
     shape = (0, 0) if draws is None else (rows, parts)
     values = torch.empty(shape, dtype=torch.float32, device=h.device)
     tokens = torch.empty(shape, dtype=torch.int32, device=h.device)
@@ -185,9 +185,9 @@ def _launch(
     flags = {"SAMPLE": draws is not None, "PTX": ptx(h.device), "PDL": overlap, "launch_pdl": overlap}
     if isinstance(config, RowConfig):
         gain, eps = (h, 0.0) if norm is None else norm
-        draw = (h, h, h) if draws is None else (draws.temperature, draws.seed, draws.position)
+        row = (h, h, h) if draws is None else (draws.temperature, draws.seed, draws.position)
         _row_kernel[(parts,)](
-            h, gain, weight, *draw, *result, eps, vocab_size, tiles_v, parts,
+            h, gain, weight, *row, *result, eps, vocab_size, triton.cdiv(vocab_size, config.block_v), parts,
             H=hidden, BLOCK_K=triton.next_power_of_2(hidden), BLOCK_V=config.block_v, STAGES=config.stages,
             NORM=norm is not None, num_warps=config.warps, **flags,
         )  # fmt: skip
@@ -195,8 +195,8 @@ def _launch(
     x = h if norm is None else rms_norm(h, *norm, weight.dtype)
     draw = (h, h) if draws is None else (draws.temperature, row_states(draws.seed, draws.position))
     tiles_s = triton.cdiv(rows, config.block_s)
-    _tile_kernel[(tiles_s * tiles_v,)](
-        x, weight, *draw, *result, rows, vocab_size, tiles_s, tiles_v,
+    _tile_kernel[(tiles_s * parts,)](
+        x, weight, *draw, *result, rows, vocab_size, tiles_s, parts,
         H=hidden, BLOCK_V=config.block_v, BLOCK_S=config.block_s, BLOCK_K=config.block_k,
         STAGES=config.stages, num_warps=config.warps, **flags,
     )  # fmt: skip
@@ -208,7 +208,8 @@ def _shared_memory(device: torch.device) -> int:
     """Bytes a program may use."""
     if device.type != "cuda":
         return _INTERPRETER_SHARED_MEMORY
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 
 
 @triton.jit(do_not_specialize=["eps", "tiles", "parts"])
