@@ -49,7 +49,8 @@ def pack(blocks: torch.Tensor, scales: torch.Tensor) -> tuple[torch.Tensor, torc
 def packed_shapes(experts: int, rows: int, columns: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes (of words, of scales) that `pack` gives E matrices [rows, columns]."""
     tiles, chunks = -(-rows // ROWS), -(-columns // CHUNK)
-    return (experts, tiles, chunks, ROWS, PLANE), (experts, tiles * ROWS, chunks)
+    fields = -(-chunks // SCALES) * SCALES
+    return (experts, tiles, chunks, ROWS, PLANE), (experts, tiles * ROWS, fields)
 
 
 def interleave_gate_up(rows: torch.Tensor) -> torch.Tensor:
