@@ -8,7 +8,6 @@ the matrix units.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.kernels import noise
-from mosso.kernels.gpu.launch import num_multiprocessors, pdl, ptx
+from mosso.kernels.gpu.launch import num_multiprocessors, pdl, ptx, shared_memory
 from mosso.kernels.gpu.noise import gumbel, row_state, row_states
 from mosso.kernels.gpu.norm import rms_norm
 from mosso.kernels.norm import rms_norm as rms_norm_rows
@@ -26,7 +25,6 @@ from mosso.kernels.norm import rms_norm as rms_norm_rows
 Norm = tuple[torch.Tensor, float]  # weight [H] and epsilon of the norm before the head
 Write = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # table int32 [R, C], rows and positions int32 [S]
 
-_INTERPRETER_SHARED_MEMORY = 1 << 20
 _ROWS_AT_ONCE = tl.constexpr(16)  # of a tile's rows, so that their noise stays in registers
 
 
@@ -172,7 +170,7 @@ def _launch(
     assert weight.shape[1] == hidden
     assert weight.numel() < 1 << 31
     assert norm is not None or h.dtype == weight.dtype
-    config = config or config_for(rows, _shared_memory(h.device))
+    config = config or config_for(rows, shared_memory(h.device))
     parts = triton.cdiv(vocab_size, config.block_v)
     if isinstance(config, RowConfig):
         assert rows == 1
@@ -201,15 +199,6 @@ def _launch(
         STAGES=config.stages, num_warps=config.warps, **flags,
     )  # fmt: skip
     return values, tokens
-
-
-@functools.cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes a program may use."""
-    if device.type != "cuda":
-        return _INTERPRETER_SHARED_MEMORY
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 
 
 @triton.jit(do_not_specialize=["eps", "tiles", "parts"])
