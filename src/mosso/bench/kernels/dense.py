@@ -167,6 +167,7 @@ def sweep() -> Iterator[Case]:
         dot(rows=16, depth=128, warps=1, stages=3),
         dot(rows=16, depth=128, warps=1, stages=4),
         dot(rows=16, depth=256, warps=1, stages=3),
+        dot(rows=16, depth=256, warps=1, stages=4),
         dot(rows=16, depth=256, warps=2, stages=3),
         dot(rows=16, depth=128, warps=1, stages=4, splits=2),
         dot(rows=32, depth=64, warps=2, stages=5),

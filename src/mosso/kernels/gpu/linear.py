@@ -40,15 +40,20 @@ class Tiling:
 
 
 def tiling(tokens: int, n: int) -> Tiling:
-    """The choice for `tokens` tokens and n rows."""
+    """The choice for `tokens` tokens and n rows.
+
+    An H100 needs some 20 KiB of weights on their way to each of its multiprocessors at all times. So tiles
+    grow with the tokens, which every tile reads again, and where few are left they are split or deepened.
+    """
+    wide = n >= 4096
     if tokens <= 2:
-        return Tiling(dot=False, rows=4, depth=1024, warps=4)
+        return Tiling(dot=False, rows=4 // tokens, depth=1024, warps=4)
     if tokens <= 8:
-        return Tiling(dot=True, rows=16, depth=128, warps=1, stages=4)
+        return Tiling(dot=True, rows=16, depth=128 if wide else 256, warps=1, stages=4)
     if tokens <= 16:
-        return Tiling(dot=True, rows=32, depth=64, warps=2, stages=5, splits=1 if n >= 4096 else 2)
-    splits = 2 if n >= 4096 else 4
-    return Tiling(dot=True, rows=64, depth=64, warps=4, stages=4, splits=splits, fused_norm=False)
+        return Tiling(dot=True, rows=32, depth=128, warps=2, stages=4, splits=1 if wide else 2)
+    splits = 2 if wide else 4
+    return Tiling(dot=True, rows=64, depth=64, warps=4, stages=5, splits=splits, fused_norm=False)
 
 
 def linear_small(
@@ -462,12 +467,12 @@ def _qkv_kernel(
             left = first
             right = second
         if head < HEADS:
-            at = queries + (t[None, :] * HEADS + head) * D + d
-            tl.store(at, left.to(queries.dtype.element_ty), mask=mask)
-            tl.store(at + D // 2, right.to(queries.dtype.element_ty), mask=mask)
+            query_at = queries + (t[None, :] * HEADS + head) * D + d
+            tl.store(query_at, left.to(queries.dtype.element_ty), mask=mask)
+            tl.store(query_at + D // 2, right.to(queries.dtype.element_ty), mask=mask)
         else:
-            kind = ((head - HEADS) // KV).to(tl.int64)
-            plane = pool + kind * kind_rows * D + ((head - HEADS) % KV) * head_rows * D
-            at = plane + place[None, :] * D + d
-            tl.store(at, entry(left, pool), mask=mask)
-            tl.store(at + D // 2, entry(right, pool), mask=mask)
+            plane = (head - HEADS).to(tl.int64)
+            place += plane // KV * kind_rows + plane % KV * head_rows
+            entry_at = pool + place[None, :] * D + d
+            tl.store(entry_at, entry(left, pool), mask=mask)
+            tl.store(entry_at + D // 2, entry(right, pool), mask=mask)

@@ -59,7 +59,10 @@ def rotate_and_store_twin(
     entries = torch.stack((rotated[:, -kv_heads:], heads[:, -kv_heads:])).transpose(1, 2)
     if pool.dtype == torch.float8_e4m3fn:
         entries = entries.float().clamp(-FP8_LARGEST.value, FP8_LARGEST.value)
-    pool[:, :, pages[rows.long(), at // page_size].long(), at % page_size] = entries.to(pool.dtype)
+    entries = entries.to(pool.dtype)
+    if pool.dtype.itemsize == 1:  # not every device assigns by index in float8
+        pool, entries = pool.view(torch.uint8), entries.view(torch.uint8)
+    pool[:, :, pages[rows.long(), at // page_size].long(), at % page_size] = entries
 
 
 def plane_strides(pool: torch.Tensor) -> tuple[int, int]:
