@@ -72,14 +72,14 @@ def make(rows, sizes, device, dtype, *, spread=3.0):
 
 def same_draws(got, want, logits, inputs):
     """Equal tokens, but where two candidates are as good as equal: the kernels' logits are summed in another
-    order and their noise has an error of up to 1e-5."""
+    order (on the matrix units with truncation) and their noise has an error of up to 1e-5."""
     assert got.dtype == torch.int32
     warm = inputs.temperature > 0
     scaled = logits / torch.where(warm, inputs.temperature, 1.0)[:, None]
     noisy = scaled + warm[:, None] * noise.gumbel(inputs.seed, inputs.position.long(), logits.shape[1])
     regret = noisy.gather(1, want[:, None].long()) - noisy.gather(1, got[:, None].long())
-    assert regret.max() < 1e-4
-    assert (got != want).sum() <= 1
+    assert regret.max() < 1e-3
+    assert (got != want).sum() <= 2
 
 
 @triton.jit
@@ -167,7 +167,7 @@ def test_head(device, dtype, sizes, rows, normed):
     got, want = gpu.head(h, inputs.weight, norm=norm), gpu.head_twin(h, inputs.weight, norm=norm)
     assert got.dtype == torch.float32
     # A norm summed in another order can round a few of its elements to their neighbours.
-    close(got, want, worst=2e-3 if normed else 1e-5, rms=1e-3 if normed else 1e-5)
+    close(got, want, worst=2e-3 if normed else 5e-5, rms=1e-3 if normed else 5e-5)
     x = h.double()
     if normed:
         x = x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * inputs.gain
@@ -257,7 +257,7 @@ def test_any_config(device, dtype, sizes, rows, config):
     inputs = make(rows, sizes, device, dtype)
     h = (inputs.h / 20).to(dtype)
     logits = gpu.head_twin(h, inputs.weight)
-    close(gpu.head(h, inputs.weight, config=config), logits, worst=1e-5, rms=1e-5)
+    close(gpu.head(h, inputs.weight, config=config), logits, worst=5e-5, rms=5e-5)
     got = gpu.head_sample(h, inputs.weight, *inputs.draw, config=config)
     same_draws(got, gpu.head_sample_twin(h, inputs.weight, *inputs.draw), logits, inputs)
 

@@ -201,7 +201,10 @@ def _launch(
     return values, tokens
 
 
-@triton.jit(do_not_specialize=["eps", "tiles", "parts"])
+@triton.jit(
+    do_not_specialize=["eps", "tiles", "parts"],
+    do_not_specialize_on_alignment=["temperature", "seed", "position"],
+)
 def _row_kernel(
     h, gain, weight, temperature, seed, position, values, tokens, logits, eps, V, tiles, parts,
     H: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, STAGES: tl.constexpr,
@@ -246,7 +249,7 @@ def _row_kernel(
         tl.store(tokens + part, tl.min(tl.where(best == largest, best_token, 2147483647)))
 
 
-@triton.jit(do_not_specialize=["S", "tiles_s", "tiles_v"])
+@triton.jit(do_not_specialize=["S", "tiles_s", "tiles_v"], do_not_specialize_on_alignment=["temperature"])
 def _tile_kernel(
     x, weight, temperature, states, values, tokens, logits, S, V, tiles_s, tiles_v,
     H: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -317,7 +320,9 @@ def _draw_tile(
         tl.store(tokens + at, tile_v * y.shape[0] + index, mask=s < S)
 
 
-@triton.jit(do_not_specialize=["stride", "parts"])
+@triton.jit(
+    do_not_specialize=["stride", "parts"], do_not_specialize_on_alignment=["table", "rows", "positions"]
+)
 def _pick_kernel(
     values, tokens, out, table, rows, positions, stride, parts, V,
     BLOCK: tl.constexpr, WRITE: tl.constexpr, PDL: tl.constexpr,

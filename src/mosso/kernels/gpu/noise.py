@@ -46,7 +46,7 @@ def row_states(seed: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     return states
 
 
-@triton.jit(do_not_specialize=["S"])
+@triton.jit(do_not_specialize=["S"], do_not_specialize_on_alignment=["seed", "position"])
 def _states_kernel(seed, position, states, S, BLOCK: tl.constexpr, PDL: tl.constexpr):
     if PDL:
         gdc_launch_dependents()

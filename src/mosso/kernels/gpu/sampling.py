@@ -21,7 +21,9 @@ from mosso.kernels.gpu.noise import gumbel, row_state
 from mosso.kernels.sampling import Logprobs
 
 SURVEY_BLOCK = 1024
-SETTLE_BLOCK = 8192  # the settling program has its multiprocessor to itself when rows are few
+SETTLE_BLOCK = 8192  # a row's settling program has its multiprocessor to itself when rows are few
+# Vectors that may be slices of larger ones: where they start must not have a kernel compiled anew.
+PARAMETERS = ["temperature", "top_k", "top_p", "min_p", "seed", "position", "table", "rows", "positions"]
 
 
 def sample_truncated(
@@ -51,7 +53,7 @@ def sample_truncated(
     _settle_kernel[(rows,)](
         logits, temperature, top_k, top_p, min_p, seed, position, *partials,
         out, table, row_ids, positions, table.stride(0), vocab_size, parts,
-        BLOCK=SETTLE_BLOCK, PARTS=triton.next_power_of_2(parts), WRITE=write is not None,
+        BLOCK=SETTLE_BLOCK, PARTS=_most_parts(vocab_size), WRITE=write is not None,
         PTX=ptx(logits.device), PDL=overlap, num_warps=16, launch_pdl=overlap,
     )  # fmt: skip
     return out
@@ -91,7 +93,7 @@ def logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:
     overlap = pdl(logits.device)
     _normalize_kernel[(rows,)](
         logits, tokens, maxima, sums, normalizer, chosen, vocab_size, parts,
-        PARTS=triton.next_power_of_2(parts), PDL=overlap, num_warps=1, launch_pdl=overlap,
+        PARTS=_most_parts(vocab_size), PDL=overlap, num_warps=1, launch_pdl=overlap,
     )  # fmt: skip
     best, best_tokens = logits.topk(top, dim=-1)
     return Logprobs(chosen, best_tokens, best - normalizer[:, None])
@@ -111,8 +113,9 @@ def _survey(
     assert logits.is_contiguous()
     blocks = triton.cdiv(vocab_size, SURVEY_BLOCK)
     parts = min(blocks, triton.cdiv(4 * num_multiprocessors(logits.device), rows))
-    maxima, sums, values = torch.empty(3, rows, parts, dtype=torch.float32, device=logits.device)
-    tokens = torch.empty(rows, parts, dtype=torch.int32, device=logits.device)
+    maxima = torch.empty(rows, parts, dtype=torch.float32, device=logits.device)
+    sums, values = torch.empty_like(maxima), torch.empty_like(maxima)
+    tokens = torch.empty_like(maxima, dtype=torch.int32)
     draw = (logits,) * 3 if draws is None else (draws.temperature, draws.seed, draws.position)
     overlap = pdl(logits.device)
     _survey_kernel[(rows, parts)](
@@ -123,7 +126,12 @@ def _survey(
     return maxima, sums, values, tokens
 
 
-@triton.jit
+def _most_parts(vocab_size: int) -> int:
+    """A power of two, the same for any number of rows, so that one compiled kernel serves all."""
+    return triton.next_power_of_2(triton.cdiv(vocab_size, SURVEY_BLOCK))
+
+
+@triton.jit(do_not_specialize_on_alignment=["temperature", "seed", "position"])
 def _survey_kernel(
     logits, temperature, seed, position, maxima, sums, values, tokens, V, length,
     BLOCK: tl.constexpr, DRAW: tl.constexpr, PTX: tl.constexpr, PDL: tl.constexpr,
@@ -182,7 +190,7 @@ def _normalizer(maxima, sums, s, parts, PARTS: tl.constexpr):
     return peak, tl.sum(total * tl.exp(largest - tl.where(peak == -float("inf"), 0.0, peak)))
 
 
-@triton.jit(do_not_specialize=["parts"])
+@triton.jit(do_not_specialize=["parts"], do_not_specialize_on_alignment=["tokens"])
 def _normalize_kernel(
     logits, tokens, maxima, sums, normalizer, chosen, V, parts, PARTS: tl.constexpr, PDL: tl.constexpr
 ):
@@ -196,7 +204,7 @@ def _normalize_kernel(
     tl.store(chosen + s, tl.load(logits + s.to(tl.int64) * V + tl.load(tokens + s)) - log_total)
 
 
-@triton.jit(do_not_specialize=["stride", "parts"])
+@triton.jit(do_not_specialize=["stride", "parts"], do_not_specialize_on_alignment=PARAMETERS)
 def _settle_kernel(
     logits, temperature, top_k, top_p, min_p, seed, position, maxima, sums, values, tokens,
     out, table, rows, positions, stride, V, parts,
@@ -225,7 +233,7 @@ def _settle_kernel(
         while searching:
             x = _scaled(row, candidate, V, coolness)
             count, mass = _ahead(row, V, coolness, peak, x, candidate, BLOCK)
-            inside = (count < k) & (tl.exp(x - peak) >= least)
+            inside = (count < k) & ((x >= peak) | (tl.exp(x - peak) >= least))
             if inside & (p < 1):
                 if k < V:
                     share = tl.exp(x - peak)
