@@ -85,9 +85,9 @@ def same_draws(got, want, logits, inputs):
 @triton.jit
 def _noise_kernel(seed, position, out, start, BLOCK: tl.constexpr, PTX: tl.constexpr):  # noqa: N803
     s = tl.program_id(0)
-    token = start + tl.arange(0, BLOCK)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     state = row_state(tl.load(seed + s), tl.load(position + s))
-    tl.store(out + s * BLOCK + tl.arange(0, BLOCK), gumbel(state, token, PTX))
+    tl.store(out + s * BLOCK * tl.num_programs(1) + at, gumbel(state, start + at, PTX))
 
 
 def noise_of(fraction):
@@ -103,9 +103,8 @@ def test_noise(device):
     position = torch.tensor([0, 1, 7, 131071, 2**31 - 1], dtype=torch.int32, device=device)
     start = (1 << 18) - size
     got = torch.full((len(seed), size), torch.nan, device=device)
-    _noise_kernel[(len(seed),)](
-        seed, position, got, start, BLOCK=size, PTX=device.type == "cuda", num_warps=8
-    )
+    grid = (len(seed), size // 4096)
+    _noise_kernel[grid](seed, position, got, start, BLOCK=4096, PTX=device.type == "cuda")
     bits = noise.random_bits(seed, position.long(), start + size)[:, start:]
     fraction = (bits >> 24) & ((1 << 40) - 1)
     want = noise_of(fraction)
