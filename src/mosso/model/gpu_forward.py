@@ -1,0 +1,190 @@
+"""The forward pass of the GPU engine: decode tokens and prompt spans in one batch, over the row tables.
+
+What a step costs is set by how often the weights are read and by how many kernels start, so there are three
+ways through a layer, by the number of tokens:
+
+    few    norm, QKV product, rotation and page write are one kernel; norm and router another
+    some   products that stream their weights once, then a kernel for rotation and page write
+    many   the library's matrix products; each norm goes with the addition before it
+
+The residual stream is float32 in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from mosso.core.config import ModelConfig
+from mosso.model.gpu_operations import GpuOperations
+from mosso.model.gpu_weights import GpuLayer, GpuWeights
+from mosso.model.paged import PagedKV
+
+FULL, WINDOW = 0, 1  # groups of pages
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSpans:
+    """N stretches of prompts, each contiguous. Span n has the tokens query_starts[n] .. query_starts[n + 1] - 1
+    of those behind the decode tokens; they are the last ones of its row's context_lens[n] positions."""
+
+    rows: torch.Tensor  # int32 [N]
+    query_starts: torch.Tensor  # int32 [N + 1]
+    context_lens: torch.Tensor  # int32 [N]
+    longest: int  # tokens of the longest span
+
+
+@dataclass(frozen=True, slots=True)
+class GpuStep:
+    """T tokens: first the decode tokens, one a row, then the spans'; padding, on the scratch row, last.
+
+    Only a step without spans may have padding.
+    """
+
+    rows: torch.Tensor  # int32 [T]
+    positions: torch.Tensor  # int32 [T]
+    active: torch.Tensor  # int32 [1], how many tokens are real
+    decodes: int  # tokens that are not of spans, padding included
+    spans: GpuSpans | None = None
+    sample_at: torch.Tensor | None = None  # int32 [S], the tokens that are sampled; None: all of them
+
+
+@dataclass(frozen=True, slots=True)
+class GpuModel:
+    """Everything that steps read, and the pools that they write."""
+
+    weights: GpuWeights
+    config: ModelConfig
+    kv: PagedKV
+    tokens: torch.Tensor  # int32 [R, C], known tokens of each row
+    pages: torch.Tensor  # int32 [2, R, P], page tables of the groups FULL and WINDOW
+    ops: GpuOperations
+
+    @property
+    def head_norm(self) -> tuple[torch.Tensor, float]:
+        """The norm that the head applies to what `forward` gives."""
+        return self.weights.norm, self.config.rms_norm_eps
+
+
+def forward(model: GpuModel, step: GpuStep) -> torch.Tensor:
+    """Writes the step's keys and values into their pages; returns the residual stream of the sampled tokens,
+    float32 [S, H], before the last norm.
+
+    Every earlier position of each row must have been computed by an earlier step. Never waits for the device,
+    and looks at no value on it, so that it can be captured.
+    """
+    ops = model.ops
+    if ops.uniform:
+        step = _all_spans(step)
+    x = ops.embed(model.tokens, step.rows, step.positions, model.weights.embedding)
+    if len(x) <= ops.few_tokens:
+        _few(model, step, x)
+    elif len(x) <= ops.some_tokens:
+        _some(model, step, x)
+    else:
+        _many(model, step, x)
+    return x if step.sample_at is None else x.index_select(0, step.sample_at)
+
+
+def _all_spans(step: GpuStep) -> GpuStep:
+    """The same step with each decode token as a span of one."""
+    split, spans = step.decodes, step.spans
+    if not split:
+        return step
+    starts = torch.arange(split + 1, dtype=torch.int32, device=step.rows.device)
+    rows, contexts = step.rows[:split], step.positions[:split] + 1
+    if spans is not None:
+        rows = torch.cat((rows, spans.rows))
+        starts = torch.cat((starts[:-1], spans.query_starts + split))
+        contexts = torch.cat((contexts, spans.context_lens))
+    longest = 1 if spans is None else spans.longest
+    return replace(step, decodes=0, spans=GpuSpans(rows, starts, contexts, longest))
+
+
+def _few(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
+    ops, kv, eps = model.ops, model.kv, model.config.rms_norm_eps
+    for index, layer in enumerate(model.weights.layers):
+        q = ops.qkv_small(
+            x, (layer.attention_norm, eps), layer.qkv, layer.qkv_bias,
+            kv.cos, kv.sin, step.rows, step.positions, _pages(model, index), kv.pools[index],
+        )  # fmt: skip
+        gathered = _attention(model, step, index, q)
+        ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
+        ops.combine(x, _experts(model, step, layer, x))
+
+
+def _some(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
+    ops, eps, layers = model.ops, model.config.rms_norm_eps, model.weights.layers
+    normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
+    for index, layer in enumerate(layers):
+        qkv = ops.linear_small(normed, layer.qkv, layer.qkv_bias)
+        gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
+        ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
+        normed = _combined(model, index, x, _experts(model, step, layer, x))
+
+
+def _many(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
+    ops, config, layers = model.ops, model.config, model.weights.layers
+    eps = config.rms_norm_eps
+    normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
+    for index, layer in enumerate(layers):
+        qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
+        gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
+        delta = ops.linear(gathered, layer.out, layer.out_bias)
+        normed = ops.add_rms_norm(x, delta, layer.mlp_norm, eps)
+        routing = ops.route(normed, layer.router, layer.router_bias, config.experts_per_token, step.active)
+        act = ops.gate_up(normed, layer.experts, routing, config.swiglu_limit)
+        normed = _combined(model, index, x, ops.down(act, layer.experts, routing))
+
+
+def _pages(model: GpuModel, index: int) -> torch.Tensor:
+    return model.pages[WINDOW if model.config.sliding[index] else FULL]
+
+
+def _rotated(model: GpuModel, step: GpuStep, index: int, qkv: torch.Tensor) -> torch.Tensor:
+    """Queries [T, heads, D], within qkv; keys and values go to their pages."""
+    kv = model.kv
+    model.ops.rotate_and_store(
+        qkv, kv.cos, kv.sin, step.rows, step.positions, _pages(model, index), kv.pools[index]
+    )
+    return qkv.unflatten(1, (-1, model.config.head_dim))[:, : model.config.num_heads]
+
+
+def _attention(model: GpuModel, step: GpuStep, index: int, q: torch.Tensor) -> torch.Tensor:
+    """What the tokens gather, [T, heads · D]; the step's keys and values are in their pages already."""
+    ops, config, sinks = model.ops, model.config, model.weights.layers[index].sinks
+    pool, pages = model.kv.pools[index], _pages(model, index)
+    window = config.window if config.sliding[index] else None
+    split, spans = step.decodes, step.spans
+    parts = []
+    if split:
+        rows, positions = step.rows[:split], step.positions[:split]
+        parts.append(ops.decode_attention(q[:split], pool, pages, rows, positions, sinks, window))
+    if spans is not None:
+        parts.append(
+            ops.prefill_attention(
+                q[split:], pool, pages, spans.rows, spans.query_starts, spans.context_lens, sinks, window,
+                max_query=spans.longest, deterministic=ops.uniform,
+            )
+        )  # fmt: skip
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
+
+
+def _experts(model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor) -> torch.Tensor:
+    """Parts [T, k, H] that the experts add to x; its norm goes with the router."""
+    ops, config = model.ops, model.config
+    norm = (layer.mlp_norm, config.rms_norm_eps)
+    routing = ops.route(x, layer.router, layer.router_bias, config.experts_per_token, step.active, norm=norm)
+    act = ops.gate_up(routing.normed, layer.experts, routing, config.swiglu_limit)
+    return ops.down(act, layer.experts, routing)
+
+
+def _combined(model: GpuModel, index: int, x: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+    """x += parts; the normed stream that the next layer reads. After the last layer nobody reads it."""
+    ops, layers = model.ops, model.weights.layers
+    if index + 1 == len(layers):
+        ops.combine(x, parts)
+        return x
+    after = layers[index + 1]
+    return ops.combine_rms_norm(x, parts, after.attention_norm, model.config.rms_norm_eps, after.qkv.dtype)

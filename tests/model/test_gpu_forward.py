@@ -1,0 +1,172 @@
+"""The GPU forward pass against the reference, made of the twins; and of the kernels, in their interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton has no build for this system")
+
+from mosso.core.config import ModelConfig
+from mosso.kernels.gpu.moe import pack_experts
+from mosso.model.gpu_forward import GpuModel, GpuSpans, GpuStep, forward
+from mosso.model.gpu_operations import TRITON, TWINS, GpuOperations, deterministic
+from mosso.model.gpu_weights import GpuLayer, GpuWeights
+from mosso.model.loading import load_weights
+from mosso.model.paged import PagedKV
+from mosso.model.reference import logits
+
+CONFIG = ModelConfig(
+    num_layers=4,
+    num_experts=16,
+    experts_per_token=4,
+    hidden_size=64,
+    intermediate_size=32,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+    vocab_size=96,
+    window=24,
+    max_context=512,
+)
+LENGTHS = (37, 5, 20, 90)
+PAGE = 16
+
+
+def pack(source, dtype: torch.dtype) -> GpuWeights:
+    """The checkpoint's tensors in the GPU's layout."""
+    plain = load_weights(source, dtype=dtype, experts="packed")
+
+    def layer(index, found):
+        stem = f"model.layers.{index}.mlp.experts."
+        names = ("gate_up_proj_blocks", "gate_up_proj_scales", "gate_up_proj_bias")
+        names += tuple(name.replace("gate_up", "down") for name in names)
+        tensors = [source.read(stem + name) for name in names]
+        tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+        fields = {name: getattr(found, name) for name in GpuLayer.__slots__ if name != "experts"}
+        return GpuLayer(**fields, experts=pack_experts(*tensors))
+
+    layers = tuple(layer(index, found) for index, found in enumerate(plain.layers))
+    return GpuWeights(plain.embedding, layers, plain.norm, plain.head)
+
+
+class Rows:
+    """Sequences over one model, stepped by hand. Fresh memory is NaN, and so are the pages behind the window;
+    their table entries name a page that nobody has written."""
+
+    def __init__(self, weights: GpuWeights, tokens: list[torch.Tensor], ops: GpuOperations):
+        logical = -(-max(map(len, tokens)) // PAGE)
+        total = logical * len(tokens)
+        kv = PagedKV.allocate(CONFIG, total + 2, total + 2, PAGE, weights.dtype)
+        for pool in kv.pools:
+            pool.fill_(torch.nan)
+        table = torch.zeros(len(tokens) + 1, 128, dtype=torch.int32)
+        for row, known in enumerate(tokens):
+            table[row, : len(known)] = known
+        pages = torch.full((2, len(tokens) + 1, logical), total + 1, dtype=torch.int32)  # the last: scratch
+        ids = torch.stack([torch.randperm(total).view(len(tokens), logical) for _ in range(2)])
+        pages[:, :-1] = ids.int()
+        self.unwritten = total
+        self.model = GpuModel(weights, CONFIG, kv, table, pages, ops)
+        self.done = [0] * len(tokens)
+
+    def step(self, work: dict[int, int], padding: int = 0) -> dict[int, torch.Tensor]:
+        """Row → how many more positions; returns row → logits of its last one."""
+        decodes = [row for row, count in work.items() if count == 1]
+        stretches = [row for row, count in work.items() if count > 1]
+        order = decodes + stretches
+        counts = [work[row] for row in order]
+        rows = [row for row, count in zip(order, counts, strict=True) for _ in range(count)]
+        positions = [at for row in order for at in range(self.done[row], self.done[row] + work[row])]
+        for row in order:
+            self.drop_stale(row)
+            self.done[row] += work[row]
+        assert not (padding and stretches)
+        scratch = self.model.tokens.shape[0] - 1
+        spans = None
+        if stretches:
+            starts = torch.tensor([0] + [work[row] for row in stretches]).cumsum(0).int()
+            contexts = [self.done[row] for row in stretches]
+            longest = max(work[row] for row in stretches)
+            spans = GpuSpans(ints(stretches), starts, ints(contexts), longest)
+        step = GpuStep(
+            rows=ints(rows + [scratch] * padding),
+            positions=ints(positions + [0] * padding),
+            active=ints([len(rows)]),
+            decodes=len(decodes) + padding,
+            spans=spans,
+            sample_at=(torch.tensor(counts).cumsum(0) - 1).int(),
+        )
+        h = forward(self.model, step)
+        ops, weights = self.model.ops, self.model.weights
+        return dict(zip(order, ops.head(h, weights.head, norm=self.model.head_norm), strict=True))
+
+    def drop_stale(self, row: int) -> None:
+        oldest = max(0, self.done[row] - CONFIG.window + 1)
+        for logical in range(oldest // PAGE):
+            page = int(self.model.pages[1, row, logical])
+            if page != self.unwritten:
+                for pool, sliding in zip(self.model.kv.pools, CONFIG.sliding, strict=True):
+                    if sliding:
+                        pool[:, :, page] = torch.nan
+                self.model.pages[1, row, logical] = self.unwritten
+
+
+def ints(values: list[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+@pytest.fixture(scope="module")
+def source(random_source):
+    return random_source(CONFIG, seed=3)
+
+
+@pytest.fixture(scope="module")
+def packed(source):
+    return pack(source, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    generator = torch.Generator().manual_seed(8)
+    return [torch.randint(0, 96, (length,), generator=generator) for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def expected(source, tokens):
+    plain = load_weights(source, dtype=torch.float32, experts="expanded")
+    return [logits(plain, CONFIG, row) for row in tokens]
+
+
+SCHEDULES = {
+    "one by one": [({0: 1}, 0)] * 37,
+    "at once": [({3: 90}, 0)],
+    "at once, few": [({1: 5}, 0)],
+    "at once, some": [({0: 37}, 0)],
+    "chunked": [({3: chunk}, 0) for chunk in (16, 3, 40, 31)],
+    "decode": [({0: 10, 1: 2, 2: 2, 3: 70}, 0), *[({0: 1, 1: 1, 2: 1, 3: 1}, 0)] * 3],
+    "padded decode": [({0: 10, 1: 2, 2: 2, 3: 70}, 0), *[({0: 1, 1: 1, 2: 1, 3: 1}, 4)] * 3],
+    "much padding": [({0: 10, 1: 2}, 0), ({0: 1, 1: 1}, 30), ({0: 1, 1: 1}, 70)],
+    "mixed": [({3: 30}, 0), ({3: 1, 0: 11}, 0), ({0: 9, 3: 1, 2: 20}, 0), ({1: 5, 3: 1, 0: 1}, 0)],
+    "mixed, many": [({1: 3, 0: 30}, 0), ({0: 1, 1: 1, 3: 80, 2: 10}, 0), ({2: 9, 0: 1, 3: 1}, 0)],
+}
+
+
+@pytest.mark.parametrize("ops", [TWINS, deterministic(TWINS)], ids=["batched", "deterministic"])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
+def test_equals_the_reference(packed, tokens, expected, schedule, ops):
+    rows = Rows(packed, tokens, ops)
+    for work, padding in schedule:
+        for row, got in rows.step(work, padding).items():
+            want = expected[row][rows.done[row] - 1]
+            assert (got - want).abs().max() < 1e-4 * want.abs().max(), (work, row)
+
+
+@pytest.mark.parametrize("count", [3, 17, 65], ids=["few", "some", "many"])
+def test_a_sampled_token_is_read_from_the_table(packed, tokens, expected, count):
+    """Nothing but the table says what the tokens are."""
+    rows = Rows(packed, tokens, TWINS)
+    rows.model.tokens[3, count - 1] += 1
+    (got,) = rows.step({3: count}).values()
+    want = expected[3][count - 1]
+    assert (got - want).abs().max() > 1e-2 * want.abs().max()
