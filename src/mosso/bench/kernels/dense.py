@@ -161,6 +161,9 @@ def sweep() -> Iterator[Case]:
         for rows, warps in ((2, 1), (2, 2), (4, 2), (2, 4), (4, 4), (8, 4), (8, 8), (4, 8)):
             cut = Tiling(dot=False, rows=rows, depth=256 * warps, warps=warps)
             yield from (qkv_case(w, tokens, cut), out_case(w, tokens, cut))
+    for rows, warps in ((2, 4), (2, 8), (4, 8)):
+        cut = Tiling(dot=False, rows=rows, depth=256 * warps, warps=warps)
+        yield from (qkv_case(w, 4, cut), out_case(w, 4, cut))
     dot = functools.partial(Tiling, dot=True)
     few = [
         dot(rows=16, depth=64, warps=1, stages=6),
@@ -176,7 +179,7 @@ def sweep() -> Iterator[Case]:
         dot(rows=32, depth=128, warps=2, stages=4, splits=2),
         dot(rows=64, depth=64, warps=4, stages=5, splits=3),
     ]
-    for tokens, cut in product((2, 8, 16), few):
+    for tokens, cut in product((2, 4, 8, 16), few):
         yield qkv_case(w, tokens, cut)
         apart = Tiling(cut.dot, cut.rows, cut.depth, cut.warps, cut.splits, cut.stages, fused_norm=False)
         if tokens > 2:

@@ -227,18 +227,19 @@ def weight_tiles(weight, n, K: tl.constexpr, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def eights(at, K: tl.constexpr, start: tl.constexpr, BLOCK_K: tl.constexpr, real):
-    """BLOCK_K float32 values from each of at [BLOCK_T, 1, 1], as [1, BLOCK_T, BLOCK_K].
+    """BLOCK_K float32 values from each of at [1, BLOCK_T, 1], as [1, BLOCK_T, BLOCK_K].
 
     Read as two groups of four, so that a thread gets the eight columns that it has of the 16-bit weights: the
-    plain load would give it four, and then an exchange between threads for every chunk.
+    plain load would give it four, and then an exchange between threads for every chunk. Groups come first,
+    since Triton lays threads along the first axis of those that are not contiguous.
     """
-    low = start + tl.arange(0, BLOCK_K // 8)[None, :, None] * 8 + tl.arange(0, 4)[None, None, :]
+    low = start + tl.arange(0, BLOCK_K // 8)[:, None, None] * 8 + tl.arange(0, 4)[None, None, :]
     high = low + 4
     pairs = tl.join(
         tl.load(at + low, mask=(low < K) & real, other=0.0),
         tl.load(at + high, mask=(high < K) & real, other=0.0),
     )
-    return tl.reshape(tl.permute(pairs, (0, 1, 3, 2)), (1, at.shape[0], BLOCK_K))
+    return tl.reshape(tl.permute(pairs, (1, 0, 3, 2)), (1, at.shape[1], BLOCK_K))
 
 
 @triton.jit
@@ -249,7 +250,7 @@ def _multiply_add(
     """Rows times tokens in float32 → products [BLOCK_N, BLOCK_T] and sums of squares [BLOCK_T]."""
     k = tl.arange(0, BLOCK_K)[None, None, :]
     t = tl.arange(0, BLOCK_T)
-    token = t[:, None, None]
+    token = t[None, :, None]
     products = tl.zeros((BLOCK_N, BLOCK_T, BLOCK_K), tl.float32)
     squares = tl.zeros((1, BLOCK_T, BLOCK_K), tl.float32)
     for chunk in tl.static_range(0, (K + BLOCK_K - 1) // BLOCK_K):
@@ -259,9 +260,8 @@ def _multiply_add(
             values *= eights(gain + tl.zeros((1, 1, 1), tl.int32), K, chunk * BLOCK_K, BLOCK_K, True)
         else:
             column = chunk * BLOCK_K + k
-            real = t[None, :, None] < tokens
-            at = x + t[None, :, None] * K + column
-            values = tl.load(at, mask=(column < K) & real, other=0.0).to(tl.float32)
+            real = (column < K) & (token < tokens)
+            values = tl.load(x + token * K + column, mask=real, other=0.0).to(tl.float32)
         products += tiles[chunk].to(tl.float32) * values
     return tl.sum(products, 2), tl.reshape(tl.sum(squares, 2), (BLOCK_T,))
 
