@@ -136,7 +136,7 @@ def test_ties(device, rows, vocab_size):
     check(logits, parameters(rows, device, min_p=[0.3, 0.05, 1.0]))
 
 
-@pytest.mark.parametrize("rows", [5])
+@pytest.mark.parametrize("rows", [10])
 def test_equal_logits(device, rows):
     """Nothing but ties. 256 shares of 1/256 sum without rounding, so top_p is exact, at the edge too."""
     logits = torch.full((rows, 256), 1.5, device=device)
@@ -144,6 +144,28 @@ def test_equal_logits(device, rows):
     check(logits, parameters(rows, device, top_p=[0.0, 0.5, 2**-8, 255 / 256, 0.3]))
     check(logits, parameters(rows, device, top_k=[64], top_p=[0.5, 1 / 64, 0.25]))
     check(logits, parameters(rows, device, min_p=[1.0]))
+
+
+def test_the_edge_of_min_p(device):
+    """Most of the probability lies with tokens a tenth as likely as the likeliest: all kept, or none."""
+    logits = torch.zeros(12, 200, device=device)
+    logits[:, 1:] = torch.tensor(0.1).log()
+    kept, dropped = (
+        parameters(12, device, min_p=p, temperature=2.0) for p in (0.1**0.5 - 1e-4, 0.1**0.5 + 1e-4)
+    )
+    check(logits, kept)
+    assert gpu.sample_truncated(logits, *kept.all).any()
+    check(logits, dropped)
+    assert not gpu.sample_truncated(logits, *dropped.all).any()
+
+
+def test_the_edge_of_top_p(device):
+    """Half as likely each as the one before: how many are kept is known."""
+    logits = -torch.arange(1, 25, device=device).float().repeat(12, 1) * torch.tensor(2.0).log()
+    for top_p, kept in ((0.51, 2), (0.74, 2), (0.76, 3)):
+        with_ = parameters(12, device, top_p=top_p)
+        check(logits, with_)
+        assert gpu.sample_truncated(logits, *with_.all).max() < kept
 
 
 def test_forbidden_tokens(device, rows, vocab_size):
@@ -161,9 +183,10 @@ def test_forbidden_tokens(device, rows, vocab_size):
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:All-NaN:RuntimeWarning")
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf, torch.inf])
 def test_rows_without_a_distribution_end(device, value):
-    """No promise but a token, and an end of the search."""
-    logits = torch.full((2, 200), value, device=device)
-    tokens = gpu.sample_truncated(logits, *parameters(2, device, top_k=[5, 0], top_p=0.5, min_p=0.1).all)
+    """No promise but a token, and an end of the search; the last row is not truncated."""
+    some = parameters(3, device, top_k=[5, 0, 0], top_p=[0.5, 0.5, 1.0], min_p=[0.1, 0.0, 0.0])
+    logits = torch.full((3, 200), value, device=device)
+    tokens = gpu.sample_truncated(logits, *some.all)
     assert ((tokens >= 0) & (tokens < 200)).all()
 
 

@@ -2,9 +2,10 @@
 
 Truncation needs no sort. Order a row by falling logit, then by id; each of top_k, top_p and min_p keeps a
 prefix of that order. The Gumbel-max draw over the whole row is the draw over its support too, if it lies
-there, and whether it does is a matter of how many tokens and how much probability are ahead of it: one pass.
-If it does not, the support is ahead of it, and the next candidate is the draw among those: each rejected
-candidate leaves a shorter prefix, so the search ends, after 1 / P(support) candidates or fewer on average.
+there, and whether it does is a matter of how many tokens and how much probability are ahead of it: one pass,
+and none for a token so likely that it must. If it does not, the support is ahead of it, and the next
+candidate is the draw among those: each rejected candidate leaves a shorter prefix, so the search ends, after
+1 / P(support) candidates or fewer on average.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mosso.kernels.sampling import Logprobs
 
 SURVEY_BLOCK = 1024
 SETTLE_BLOCK = 8192  # a row's settling program has its multiprocessor to itself when rows are few
+_MARGIN = tl.constexpr(1.00001)  # more than the rounding of a sum of shares
 # Vectors that may be slices of larger ones: where they start must not have a kernel compiled anew.
 PARAMETERS = ["temperature", "top_k", "top_p", "min_p", "seed", "position", "table", "rows", "positions"]
 
@@ -232,17 +234,25 @@ def _settle_kernel(
         searching = True
         while searching:
             x = _scaled(row, candidate, V, coolness)
-            count, mass = _ahead(row, V, coolness, peak, x, candidate, BLOCK)
-            inside = (count < k) & ((x >= peak) | (tl.exp(x - peak) >= least))
-            if inside & (p < 1):
-                if k < V:
-                    share = tl.exp(x - peak)
-                    inside = _reaches_less(row, V, coolness, peak, total, k, p, count, mass, share, BLOCK)
-                else:
-                    inside = mass < p * total
-            searching = (count > 0) & (inside == 0)
+            share = tl.exp(x - peak)
+            inside = (x >= peak) | (share >= least)
+            # As many tokens as are ahead are at least as likely, and what is ahead is not the token itself.
+            # That alone keeps a token as likely as most that are drawn, with no pass over the row.
+            certain = (k == V) | (share * k > total * _MARGIN)
+            certain = certain & ((p >= 1) | (share > (1 - p) * total * _MARGIN))
+            if inside & (certain == 0):
+                count, mass = _ahead(row, V, coolness, peak, x, candidate, BLOCK)
+                inside = count < k
+                if inside & (p < 1) & (count > 0):
+                    if k < V:
+                        inside = _reaches_less(row, V, coolness, peak, total, k, p, mass, share, BLOCK)
+                    else:
+                        inside = mass < p * total
+            searching = inside == 0
             if searching:
+                before = candidate
                 candidate = _best_ahead(row, V, coolness, state, x, candidate, BLOCK, PTX)
+                searching = candidate != before  # only NaN has nothing ahead of it and is rejected
     tl.store(out + s, candidate)
     if WRITE:
         at = tl.load(rows + s).to(tl.int64) * stride
@@ -281,7 +291,7 @@ def _best_ahead(row, V, coolness, state, x, token, BLOCK: tl.constexpr, PTX: tl.
 
 
 @triton.jit
-def _reaches_less(row, V, coolness, peak, total, k, p, count, mass, share, BLOCK: tl.constexpr):
+def _reaches_less(row, V, coolness, peak, total, k, p, mass, share, BLOCK: tl.constexpr):
     """Whether `mass` is less than p of the k likeliest tokens' mass, for one of them with `share` itself.
 
     Halves the range of the k-th largest logit, in turn of its values and of their bit patterns (which alone
@@ -320,8 +330,6 @@ def _reaches_less(row, V, coolness, peak, total, k, p, count, mass, share, BLOCK
         missing = (k - above).to(tl.float32)
         least = tl.maximum(least, above_mass + missing * low_share)
         most = tl.minimum(most, above_mass + missing * high_share)
-    if high - low == 1:
-        least = above_mass + (k - above).to(tl.float32) * high_share
     return mass < p * least
 
 
