@@ -20,7 +20,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.core.config import SWIGLU_ALPHA
 from mosso.kernels.gpu import cuda, launch
-from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, SCALES, interleave_gate_up, pack, unpack
+from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, interleave_gate_up, pack, unpack
 from mosso.kernels.gpu.router import Routing
 from mosso.kernels.swiglu import swiglu
 
@@ -411,6 +411,8 @@ def down_tile(tokens: int, top_k: int, experts: int) -> Tile:
     return gate_up_tile(tokens, top_k, experts)
 
 
+STREAM_SPAN = 12  # chunks of a warp
+STREAM_BLOCKS = 3  # on a multiprocessor
 STREAMED_TOKENS = 8  # up to here the CUDA kernel of experts.cu does the products, where it can
 
 
@@ -448,11 +450,11 @@ def _stream(
         ("ALPHA", f"{SWIGLU_ALPHA}f"),
         ("OUT_FLOAT", int(out.dtype == torch.float32)),
     )
-    pairs = tokens * top_k
-    blocks = pairs if direct else min(num_experts, pairs) + pairs // (8 * token_tiles)
+    lists = min(num_experts, tokens * top_k) + tokens * top_k // (8 * token_tiles)
+    blocks = min(lists * tiles, STREAM_BLOCKS * launch.num_multiprocessors(x.device))
     cuda.kernel("experts.cu", "expert_product", defines, x.device).launch(
-        (tiles, blocks),
-        64 * triton.cdiv(chunks, SCALES),
+        (blocks, 1),
+        64 * triton.cdiv(chunks, STREAM_SPAN),
         (
             x,
             words,

@@ -54,7 +54,7 @@ def _options(defines: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _cached_cubin(source: str, defines: Mapping[str, object], arch: str) -> bytes:
+def cached_cubin(source: str, defines: Mapping[str, object], arch: str) -> bytes:
     """From the user's cache folder; compiled and left there if it is missing. A folder that cannot be written
     costs only the compilation."""
     key = hashlib.sha256((_SOURCES / source).read_bytes())
@@ -80,9 +80,10 @@ class CudaKernel:
     def __init__(self, source: str, name: str, defines: Mapping[str, object], device: torch.device) -> None:
         from cuda.bindings import driver
 
+        torch.zeros(1, device=device)  # torch makes its context current on this thread
         major, minor = torch.cuda.get_device_capability(device)
         self._pdl = launch.pdl(device)
-        cubin = _cached_cubin(source, defines, f"sm_{major}{minor}")
+        cubin = cached_cubin(source, defines, f"sm_{major}{minor}")
         self._driver = driver
         self._module = self._check(driver.cuModuleLoadData(cubin))
         self._function = self._check(driver.cuModuleGetFunction(self._module, name.encode()))
@@ -119,9 +120,31 @@ class CudaKernel:
         self._check(self._driver.cuLaunchKernelEx(config, self._function, (values, types), 0))
 
 
+planned: dict[tuple[str, tuple[tuple[str, object], ...]], None] = {}
+"""The (source, defines) that were asked for with meta tensors (see launch), each once."""
+
+
+class PlannedKernel:
+    """A kernel for meta tensors: launching it does nothing."""
+
+    def launch(
+        self, grid: tuple[int, int], threads: int, arguments: Sequence[torch.Tensor | int | float]
+    ) -> None:
+        pass
+
+
 @functools.cache
-def kernel(
+def _loaded(
     source: str, name: str, defines: tuple[tuple[str, object], ...], device: torch.device
 ) -> CudaKernel:
-    """The kernel, compiled and loaded once a process."""
     return CudaKernel(source, name, dict(defines), device)
+
+
+def kernel(
+    source: str, name: str, defines: tuple[tuple[str, object], ...], device: torch.device
+) -> CudaKernel | PlannedKernel:
+    """The kernel, compiled and loaded once a process; for meta tensors it is only noted in `planned`."""
+    if device.type == "meta":
+        planned[source, defines] = None
+        return PlannedKernel()
+    return _loaded(source, name, defines, device)

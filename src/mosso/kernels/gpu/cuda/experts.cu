@@ -2,31 +2,33 @@
 // layout of the words and for what is computed; the twins in moe.py define both).
 //
 // At a few tokens an expert product is a stream of weights with almost no arithmetic. Here the stream goes straight
-// from memory to the registers of the warp that multiplies it: no shared memory, no barrier, all loads of a warp
-// under way before the first is used. A warp has 16 rows (tensor core m16n8k16: weights are A, tokens are B) and one
-// of the K_SPLITS shares of the columns; the shares are added through shared memory at the end, in order.
+// from memory to the registers of the warp that multiplies it. A warp has 16 rows (tensor core m16n8k16: weights are
+// A, tokens are B) and one of the K_SPLITS shares of the columns; the shares are added through shared memory at the
+// end, in order. Blocks go through (list of an expert, tile of rows) after another, and as soon as a word of one has
+// been used the same word of the next is asked for, so that the stream never stops.
 //
 // The product sums over columns in any order, as long as A and B agree on it. Lane (g, t) of a warp, g = lane / 4,
 // t = lane % 4, holds the words 4t .. 4t+3 of rows g and g + 8 of a chunk: eight bytes each, so that four lanes read
 // a 32-byte sector. Word w of plane p is column 16p + w: a lane's four columns of a plane are neighbours in x, too.
 //
 // Compiled with -D: CHUNKS (of 64 columns in a row), SCALE_STRIDE (fields of a row), N_PADDED (rows of an expert),
-// OUTPUTS (I for gate_up, H for down), EXPERTS, TOP_K, TILES (of 8 tokens), DIRECT (one token: block y is its slot),
+// OUTPUTS (I for gate_up, H for down), EXPERTS, TOP_K, TILES (of 8 tokens), DIRECT (one token: its slots are the lists),
 // GATE_UP or DOWN, ALPHA, OUT_FLOAT (parts in float32, else bfloat16).
 
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef long long i64;
 
-constexpr int SPAN = 16;                                   // chunks of one share of the columns
+constexpr int SPAN = 12;                                   // chunks of one share of the columns; whole uint2 of scales
 constexpr int K_SPLITS = (CHUNKS + SPAN - 1) / SPAN;
 constexpr int ROW_GROUPS = 2;                              // of 16 rows: a block has one tile of the layout
 constexpr int TILE_ROWS = 16 * ROW_GROUPS;
+constexpr int ROW_TILES = N_PADDED / TILE_ROWS;
 constexpr int PAIRS = 8 * TILES;
 constexpr int COLUMNS = CHUNKS * 64;
 
-struct Block {
-    int expert, first, count;                              // count: pairs from `first` on, in this block at most PAIRS
+struct List {
+    int expert, first, count;                              // count: pairs from `first` on, here at most PAIRS
 };
 
 // Programmatic dependent launch. What earlier kernels of the step wrote is read after the wait, through plain loads:
@@ -87,35 +89,52 @@ __device__ __forceinline__ void multiply_plane(
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile) {
         uint2 b = make_uint2(0, 0);
-        if (x[tile] != nullptr) b = *reinterpret_cast<const uint2*>(x[tile] + column + 16 * PLANE);
+        if (DIRECT || x[tile] != nullptr) b = *reinterpret_cast<const uint2*>(x[tile] + column + 16 * PLANE);
         multiply(sums[tile], a0, a1, a2, a3, b);
     }
 }
 
-// The block-th block of PAIRS pairs, experts in order; every warp finds it for itself. expert = EXPERTS: none.
-__device__ __forceinline__ Block find_block(const int* counts, int block) {
+// The index-th part (of PAIRS pairs) of the experts' lists, experts in order; every warp finds it for itself.
+// expert = EXPERTS: there is none. `total`: how many there are.
+__device__ __forceinline__ List find_list(const int* counts, int index, int& total) {
     int lane = threadIdx.x % 32, before = 0;
-    Block found = {EXPERTS, 0, 0};
+    List found = {EXPERTS, 0, 0};
 #pragma unroll
     for (int base = 0; base < EXPERTS; base += 32) {
         int count = base + lane < EXPERTS ? counts[base + lane] : 0;
-        int blocks = (count + PAIRS - 1) / PAIRS, end = blocks;
+        int parts = (count + PAIRS - 1) / PAIRS, end = parts;
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
             int other = __shfl_up_sync(0xffffffff, end, step);
             if (lane >= step) end += other;
         }
         end += before;
-        u32 here = __ballot_sync(0xffffffff, end > block && end - blocks <= block);
+        u32 here = __ballot_sync(0xffffffff, end > index && end - parts <= index);
         if (here) {
             int owner = __ffs(here) - 1;
-            int first = (block - __shfl_sync(0xffffffff, end - blocks, owner)) * PAIRS;
+            int first = (index - __shfl_sync(0xffffffff, end - parts, owner)) * PAIRS;
             int left = __shfl_sync(0xffffffff, count, owner) - first;
             found = {base + owner, first, left < PAIRS ? left : PAIRS};
         }
         before = __shfl_sync(0xffffffff, end, 31);
     }
+    total = before;
     return found;
+}
+
+// The work of a block at one time: a list and a tile of rows.
+struct Unit {
+    List list;
+    int slot, tile;                                        // slot: of the list
+};
+
+__device__ __forceinline__ Unit find_unit(const int* chosen, const int* counts, int index, int& units) {
+    int slot = index / ROW_TILES, total = TOP_K;
+    List list;
+    if (DIRECT) list = slot < TOP_K ? List{chosen[slot], 0, 1} : List{EXPERTS, 0, 0};
+    else list = find_list(counts, slot, total);
+    units = total * ROW_TILES;
+    return {list, slot, index % ROW_TILES};
 }
 
 extern "C" __global__ void __launch_bounds__(32 * ROW_GROUPS * K_SPLITS, 3) expert_product(
@@ -129,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(32 * ROW_GROUPS * K_SPLITS, 3) expe
     const int* counts,                // [E]
     void* out,                        // gate_up: [T · k, I]; down: [T · k, H]
     int stride, float limit) {
-    __shared__ float shared[K_SPLITS][ROW_GROUPS][TILES * 4][32];
+    __shared__ float shared[2][K_SPLITS][ROW_GROUPS][TILES * 4][32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int g = lane / 4, t = lane % 4;
     const int group = warp % ROW_GROUPS, split = warp / ROW_GROUPS;
@@ -139,103 +158,115 @@ extern "C" __global__ void __launch_bounds__(32 * ROW_GROUPS * K_SPLITS, 3) expe
 #else
     launch_dependents();  // the routing is final: gate_up let us start after its own wait
 #endif
-    Block block;
-    if (DIRECT) {
-        block = {chosen[blockIdx.y], 0, 1};
-    } else {
-        block = find_block(counts, blockIdx.y);
-    }
-    if (block.expert >= EXPERTS) return;
+    int units;
+    Unit unit = find_unit(chosen, counts, blockIdx.x, units);
 
-    const int row = blockIdx.x * TILE_ROWS + group * 16 + g;  // and row + 8
-    const i64 expert_row = (i64)block.expert * N_PADDED + blockIdx.x * TILE_ROWS;
-    const u16* stream = words + (expert_row * CHUNKS + (group * 16 + g)) * 16 + 4 * t;
+    auto stream_of = [&](const Unit& u) {
+        i64 row = (i64)u.list.expert * N_PADDED + u.tile * TILE_ROWS;
+        return words + ((row * CHUNKS + split * SPAN * TILE_ROWS) + group * 16 + g) * 16 + 4 * t;
+    };
+    auto fields_of = [&](const Unit& u) {
+        i64 row = (i64)u.list.expert * N_PADDED + u.tile * TILE_ROWS + group * 16 + g;
+        return scales + row * SCALE_STRIDE + split * SPAN;
+    };
     uint2 upper[SPAN], lower[SPAN];
+    uint2 upper_fields[SPAN / 4], lower_fields[SPAN / 4];
+    auto load_fields = [&](const u16* at) {
 #pragma unroll
-    for (int i = 0; i < SPAN; ++i) {
-        int chunk = split * SPAN + i;
-        upper[i] = lower[i] = make_uint2(0, 0);
-        if (chunk < CHUNKS) {
-            upper[i] = load_words(stream + chunk * (TILE_ROWS * 16));
-            lower[i] = load_words(stream + chunk * (TILE_ROWS * 16) + 8 * 16);
+        for (int i = 0; i < SPAN / 4; ++i) {
+            upper_fields[i] = __ldg(reinterpret_cast<const uint2*>(at) + i);
+            lower_fields[i] = __ldg(reinterpret_cast<const uint2*>(at + 8 * SCALE_STRIDE) + i);
         }
-    }
-    const u16* fields = scales + ((i64)block.expert * N_PADDED + row) * SCALE_STRIDE + split * SPAN;
-    u32 upper_fields[SPAN / 2], lower_fields[SPAN / 2];
+    };
+    auto load_chunk = [&](const u16* stream, int i) {
+        upper[i] = load_words(stream + i * (TILE_ROWS * 16));
+        lower[i] = load_words(stream + i * (TILE_ROWS * 16) + 8 * 16);
+    };
+    if (unit.list.expert < EXPERTS) {
+        const u16* stream = stream_of(unit);
 #pragma unroll
-    for (int i = 0; i < SPAN / 8; ++i) {
-        uint4 a = reinterpret_cast<const uint4*>(fields)[i];
-        uint4 b = reinterpret_cast<const uint4*>(fields + 8 * SCALE_STRIDE)[i];
-        upper_fields[4 * i] = a.x, upper_fields[4 * i + 1] = a.y, upper_fields[4 * i + 2] = a.z, upper_fields[4 * i + 3] = a.w;
-        lower_fields[4 * i] = b.x, lower_fields[4 * i + 1] = b.y, lower_fields[4 * i + 2] = b.z, lower_fields[4 * i + 3] = b.w;
+        for (int i = 0; i < SPAN; ++i)
+            if (split * SPAN + i < CHUNKS) load_chunk(stream, i);
+        load_fields(fields_of(unit));
     }
 #ifdef DOWN
     wait_for_inputs();
 #endif
-    const u16* rows[TILES];  // of token g of each tile, from this lane's first column on
+    for (int index = blockIdx.x, parity = 0; unit.list.expert < EXPERTS; index += gridDim.x, parity ^= 1) {
+        const int place_of_pair = unit.list.first + g;
+        const u16* rows[TILES];  // of token g of each tile, from this lane's first column on
 #pragma unroll
-    for (int tile = 0; tile < TILES; ++tile) {
-        int place = 8 * tile + g;
-        rows[tile] = nullptr;
-        if (place < block.count) {
-            int pair = DIRECT ? blockIdx.y : lists[(i64)block.expert * stride + block.first + place];
+        for (int tile = 0; tile < TILES; ++tile) {
+            rows[tile] = nullptr;
+            if (DIRECT || 8 * tile + g < unit.list.count) {  // one token: every column of B is its row
+                int pair = DIRECT ? unit.slot : lists[(i64)unit.list.expert * stride + place_of_pair + 8 * tile];
 #ifdef GATE_UP
-            pair /= TOP_K;
+                pair /= TOP_K;
 #endif
-            rows[tile] = x + (i64)pair * COLUMNS + 4 * t;
-        }
-    }
-    float sums[TILES][4] = {};
-#pragma unroll
-    for (int i = 0; i < SPAN; ++i) {
-        int chunk = split * SPAN + i;
-        if (chunk < CHUNKS) {
-            u32 high = upper_fields[i / 2] >> (i % 2 * 16), low = lower_fields[i / 2] >> (i % 2 * 16);
-            u32 high_first = (high & 0xFF) * 0x00800080u, high_second = (high >> 8 & 0xFF) * 0x00800080u;
-            u32 low_first = (low & 0xFF) * 0x00800080u, low_second = (low >> 8 & 0xFF) * 0x00800080u;
-            multiply_plane<0>(sums, upper[i], lower[i], high_first, low_first, rows, chunk * 64);
-            multiply_plane<1>(sums, upper[i], lower[i], high_first, low_first, rows, chunk * 64);
-            multiply_plane<2>(sums, upper[i], lower[i], high_second, low_second, rows, chunk * 64);
-            multiply_plane<3>(sums, upper[i], lower[i], high_second, low_second, rows, chunk * 64);
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < TILES * 4; ++i) shared[split][group][i][lane] = sums[i / 4][i % 4];
-    __syncthreads();
-    if (split != 0) return;
-
-#pragma unroll
-    for (int tile = 0; tile < TILES; ++tile) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-#pragma unroll
-            for (int other = 1; other < K_SPLITS; ++other) sums[tile][i] += shared[other][group][tile * 4 + i][lane];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            int place = 8 * tile + 2 * t + i;
-            if (place >= block.count) continue;
-            int pair = DIRECT ? blockIdx.y : lists[(i64)block.expert * stride + block.first + place];
-            float upper_sum = sums[tile][i], lower_sum = sums[tile][2 + i];
-#ifdef GATE_UP
-            const u16* biases = bias + (i64)block.expert * (2 * OUTPUTS) + row;
-            int column = (row / 16) * 8 + g;  // eight gates, then their eight ups
-            if (column >= OUTPUTS) continue;
-            float gate = fminf(upper_sum + widen(biases[0]), limit);
-            float up = fminf(fmaxf(lower_sum + widen(biases[8]), -limit), limit);
-            float act = gate / (1.0f + __expf(-ALPHA * gate)) * (up + 1.0f);
-            static_cast<u16*>(out)[(i64)pair * OUTPUTS + column] = narrow(act);
-#else
-            const u16* biases = bias + (i64)block.expert * OUTPUTS + row;
-            float share = shares[pair];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                int column = row + 8 * half;
-                if (column >= OUTPUTS) continue;
-                float part = ((half ? lower_sum : upper_sum) + widen(biases[8 * half])) * share;
-                if (OUT_FLOAT) static_cast<float*>(out)[(i64)pair * OUTPUTS + column] = part;
-                else static_cast<u16*>(out)[(i64)pair * OUTPUTS + column] = narrow(part);
+                rows[tile] = x + (i64)pair * COLUMNS + split * SPAN * 64 + 4 * t;
             }
-#endif
         }
+        Unit next = unit;
+        next.list.expert = EXPERTS;
+        if (index + gridDim.x < units) next = find_unit(chosen, counts, index + gridDim.x, units);
+        const u16* stream = next.list.expert < EXPERTS ? stream_of(next) : nullptr;
+        float sums[TILES][4] = {};
+#pragma unroll
+        for (int i = 0; i < SPAN; ++i) {
+            if (split * SPAN + i < CHUNKS) {
+                u32 high = (i / 2 % 2 ? upper_fields[i / 4].y : upper_fields[i / 4].x) >> (i % 2 * 16);
+                u32 low = (i / 2 % 2 ? lower_fields[i / 4].y : lower_fields[i / 4].x) >> (i % 2 * 16);
+                u32 high_first = (high & 0xFF) * 0x00800080u, high_second = (high >> 8 & 0xFF) * 0x00800080u;
+                u32 low_first = (low & 0xFF) * 0x00800080u, low_second = (low >> 8 & 0xFF) * 0x00800080u;
+                multiply_plane<0>(sums, upper[i], lower[i], high_first, low_first, rows, i * 64);
+                multiply_plane<1>(sums, upper[i], lower[i], high_first, low_first, rows, i * 64);
+                multiply_plane<2>(sums, upper[i], lower[i], high_second, low_second, rows, i * 64);
+                multiply_plane<3>(sums, upper[i], lower[i], high_second, low_second, rows, i * 64);
+                if (stream != nullptr) load_chunk(stream, i);
+            }
+        }
+        if (stream != nullptr) load_fields(fields_of(next));
+#pragma unroll
+        for (int i = 0; i < TILES * 4; ++i) shared[parity][split][group][i][lane] = sums[i / 4][i % 4];
+        __syncthreads();  // the other half of `shared` is free: all have left the round before
+        if (split == 0) {
+            const int row = unit.tile * TILE_ROWS + group * 16 + g;  // and row + 8
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+#pragma unroll
+                    for (int other = 1; other < K_SPLITS; ++other)
+                        sums[tile][i] += shared[parity][other][group][tile * 4 + i][lane];
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    int place = 8 * tile + 2 * t + i;
+                    if (place >= unit.list.count) continue;
+                    int pair = DIRECT ? unit.slot : lists[(i64)unit.list.expert * stride + unit.list.first + place];
+                    float upper_sum = sums[tile][i], lower_sum = sums[tile][2 + i];
+#ifdef GATE_UP
+                    const u16* biases = bias + (i64)unit.list.expert * (2 * OUTPUTS) + row;
+                    int column = (row / 16) * 8 + g;  // eight gates, then their eight ups
+                    if (column >= OUTPUTS) continue;
+                    float gate = fminf(upper_sum + widen(biases[0]), limit);
+                    float up = fminf(fmaxf(lower_sum + widen(biases[8]), -limit), limit);
+                    float act = gate / (1.0f + __expf(-ALPHA * gate)) * (up + 1.0f);
+                    static_cast<u16*>(out)[(i64)pair * OUTPUTS + column] = narrow(act);
+#else
+                    const u16* biases = bias + (i64)unit.list.expert * OUTPUTS + row;
+                    float share = shares[pair];
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        int column = row + 8 * half;
+                        if (column >= OUTPUTS) continue;
+                        float part = ((half ? lower_sum : upper_sum) + widen(biases[8 * half])) * share;
+                        if (OUT_FLOAT) static_cast<float*>(out)[(i64)pair * OUTPUTS + column] = part;
+                        else static_cast<u16*>(out)[(i64)pair * OUTPUTS + column] = narrow(part);
+                    }
+#endif
+                }
+            }
+        }
+        unit = next;
     }
 }
