@@ -280,14 +280,10 @@ def _decode_kernel(
         keys = pool + kv.to(tl.int64) * head_rows * D
         values = keys + kind_rows.to(tl.int64) * D
         token_head = t.to(tl.int64) * tl.num_programs(1) + kv
-        if WINDOW > 0 and WINDOW <= tile:
-            top, total, mixed = _attend_window(
-                q, keys, values, table, first, end, t, kv, q_stride, scale, GROUP, D, PAGE, PARTS, KEYS, PDL
-            )
-        else:
-            top, total, mixed = _attend_range(
-                q, keys, values, table, first, end, t, kv, q_stride, scale, GROUP, D, PAGE, PARTS, KEYS, PDL
-            )
+        top, total, mixed = _attend(
+            q, keys, values, table, first, end, t, kv, q_stride, scale,
+            GROUP, D, PAGE, PARTS, KEYS, 0 < WINDOW and WINDOW <= tile, PDL,
+        )  # fmt: skip
         if SPLITS == 1:
             _finish(out, sinks, token_head, kv, top, total, mixed, GROUP, D)
         elif used == 1:
@@ -296,3 +292,181 @@ def _decode_kernel(
             _publish(partials, stats, token_head * SPLITS + split, top, total, mixed, GROUP, D)
             if is_last(all_tickets + token_head, used):
                 _merge(out, sinks, partials, stats, token_head, kv, used, GROUP, D, SPLITS)
+
+
+@triton.jit
+def _attend(
+    q, keys, values, table, first, end, t, kv, q_stride, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr,
+    ONE_TILE: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Keys first .. end - 1 → maximum [M] of the scaled scores, sum [M] of the weights, weighted sum [M, D].
+
+    M is the group, padded for the tensor cores. Products are batched over parts, which Triton gives to
+    different warps: each goes its own way, without waiting for the others, until all are merged.
+    """
+    rows: tl.constexpr = GROUP if GROUP > 16 else 16
+    d = tl.arange(0, D)
+    key = first + tl.arange(0, PARTS)[:, None] * KEYS + tl.arange(0, KEYS)[None, :]
+    page = tl.load(table + key // PAGE, mask=key < end, other=0)
+    if PDL:
+        gdc_wait()
+    member = tl.arange(0, rows)
+    query_at = q + (t.to(tl.int64) * q_stride + kv * GROUP) * D + member[:, None] * D + d[None, :]
+    query = tl.load(query_at, mask=(member < GROUP)[:, None], other=0.0)
+    query = tl.broadcast_to(query[None, :, :], (PARTS, rows, D))
+    top = tl.full((PARTS, rows), _LOWEST, tl.float32)
+    total = tl.zeros((PARTS, rows), tl.float32)
+    mixed = tl.zeros((PARTS, rows, D), tl.float32)
+    if ONE_TILE:
+        k, v = _tile(keys, values, page, key, end, D, PAGE)
+        top, total, mixed = _step(query, k, v, key < end, top, total, mixed, scale)
+    else:
+        for _ in tl.range(first, end, PARTS * KEYS):
+            k, v = _tile(keys, values, page, key, end, D, PAGE)
+            top, total, mixed = _step(query, k, v, key < end, top, total, mixed, scale)
+            key += PARTS * KEYS
+            page = tl.load(table + key // PAGE, mask=key < end, other=0)  # a tile ahead of its keys
+    best = tl.max(top, 0)
+    shrink = tl.exp2(top - best[None, :])
+    return best, tl.sum(total * shrink, 0), tl.sum(mixed * shrink[:, :, None], 0)
+
+
+@triton.jit
+def _tile(keys, values, page, key, end, D: tl.constexpr, PAGE: tl.constexpr):
+    at = (page * PAGE + key % PAGE)[:, :, None] * D + tl.arange(0, D)[None, None, :]
+    visible = (key < end)[:, :, None]
+    return tl.load(keys + at, mask=visible, other=0.0), tl.load(values + at, mask=visible, other=0.0)
+
+
+@triton.jit
+def _step(query, k, v, visible, top, total, mixed, scale):
+    k = tl.trans(k.to(query.dtype), (0, 2, 1))
+    scores = tl.dot(query, k, input_precision="ieee")
+    scores = tl.where(visible[:, None, :], scores, -float("inf"))
+    weights, top, total, shrink = _soften(scores, top, total, scale)
+    mixed *= shrink[:, :, None]
+    mixed = tl.dot(weights.to(query.dtype), v.to(query.dtype), mixed, input_precision="ieee")
+    return top, total, mixed
+
+
+@triton.jit
+def _finish(out, sinks, token_head, kv, top, total, mixed, GROUP: tl.constexpr, D: tl.constexpr):
+    """The sinks join, and [M, D] is written."""
+    member = tl.arange(0, mixed.shape[0])
+    real = member < GROUP
+    sink = tl.load(sinks + kv * GROUP + member, mask=real, other=0.0) * _LOG2E
+    best = tl.maximum(top, sink)
+    shrink = tl.exp2(top - best)
+    mixed *= (shrink / (total * shrink + tl.exp2(sink - best)))[:, None]
+    at = out + (token_head * GROUP + member)[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(at, mixed.to(out.dtype.element_ty), mask=real[:, None])
+
+
+@triton.jit
+def _publish(partials, stats, part, top, total, mixed, GROUP: tl.constexpr, D: tl.constexpr):
+    member = tl.arange(0, mixed.shape[0])
+    real = member < GROUP
+    tl.store(stats + part * (2 * GROUP) + member, top, mask=real)
+    tl.store(stats + part * (2 * GROUP) + GROUP + member, total, mask=real)
+    at = partials + (part * GROUP + member)[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(at, mixed, mask=real[:, None])
+
+
+@triton.jit
+def _merge(
+    out, sinks, partials, stats, token_head, kv, used,
+    GROUP: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """All splits' parts, always in the same order, whichever program does it."""
+    chunk: tl.constexpr = 16 if SPLITS > 8 else triton.next_power_of_2(SPLITS)
+    member = tl.arange(0, GROUP)
+    d = tl.arange(0, D)
+    best = tl.full((GROUP,), _LOWEST, tl.float32)
+    total = tl.zeros((GROUP,), tl.float32)
+    mixed = tl.zeros((GROUP, D), tl.float32)
+    for start in tl.range(0, used, chunk):
+        split = start + tl.arange(0, chunk)
+        live = split < used
+        part = token_head * SPLITS + split
+        stats_at = stats + part[:, None] * (2 * GROUP) + member[None, :]
+        parts_at = partials + (part[:, None, None] * GROUP + member[None, :, None]) * D + d[None, None, :]
+        top = tl.load(stats_at, mask=live[:, None], other=_LOWEST, cache_modifier=".cg")
+        sums = tl.load(stats_at + GROUP, mask=live[:, None], other=0.0, cache_modifier=".cg")
+        values = tl.load(parts_at, mask=live[:, None, None], other=0.0, cache_modifier=".cg")
+        before = best
+        best = tl.maximum(best, tl.max(top, 0))
+        old = tl.exp2(before - best)
+        shrink = tl.exp2(top - best[None, :])
+        total = total * old + tl.sum(sums * shrink, 0)
+        mixed = mixed * old[:, None] + tl.sum(values * shrink[:, :, None], 0)
+    _finish(out, sinks, token_head, kv, best, total, mixed, GROUP, D)
+
+
+@triton.jit(do_not_specialize=["q_stride", "page_stride", "kind_rows", "head_rows", "scale"])
+def _prefill_kernel(
+    q, pool, pages, span_rows, query_starts, context_lens, sinks, out,
+    q_stride, page_stride, kind_rows, head_rows, scale,
+    GROUP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """A program: BLOCK_M / GROUP queries of a span, each with the heads of one group.
+
+    Packed this way few rows of a tile lie beyond a short span, or see nothing of a block of keys. The last
+    queries, which see most, come first.
+    """
+    queries: tl.constexpr = BLOCK_M // GROUP
+    block = tl.num_programs(0) - 1 - tl.program_id(0)
+    kv = tl.program_id(1)
+    span = tl.program_id(2)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    begin = tl.load(query_starts + span)
+    count = tl.load(query_starts + span + 1) - begin
+    if block * queries < count:
+        context = tl.load(context_lens + span)
+        table = pages + tl.load(span_rows + span).to(tl.int64) * page_stride
+        keys = pool + kv.to(tl.int64) * head_rows * D
+        values = keys + kind_rows.to(tl.int64) * D
+
+        m = tl.arange(0, BLOCK_M)
+        n = tl.arange(0, BLOCK_N)
+        d = tl.arange(0, D)
+        index = block * queries + m // GROUP
+        head = kv * GROUP + m % GROUP
+        real = (index < count)[:, None]
+        token = (begin + index).to(tl.int64)
+        query = tl.load(q + (token * q_stride + head)[:, None] * D + d[None, :], mask=real, other=0.0)
+        position = context - count + index
+        first = context - count + block * queries
+        last = tl.minimum(first + queries, context) - 1
+        lowest = tl.maximum(first - WINDOW + 1, 0) if WINDOW > 0 else first * 0
+
+        # The sink is where the softmax starts from. Even one of -inf leaves the maximum a number.
+        sink = tl.load(sinks + head) * _LOG2E
+        top = tl.maximum(sink, _LOWEST)
+        total = tl.exp2(sink - top)
+        mixed = tl.zeros((BLOCK_M, D), tl.float32)
+        start = lowest // BLOCK_N * BLOCK_N
+        page = tl.load(table + (start + n) // PAGE, mask=start + n <= last, other=0)
+        for start in tl.range(start, last + 1, BLOCK_N):
+            key = start + n
+            at = (page * PAGE + key % PAGE)[:, None] * D + d[None, :]
+            held = ((key >= lowest) & (key <= last))[:, None]
+            k = tl.load(keys + at, mask=held, other=0.0)
+            v = tl.load(values + at, mask=held, other=0.0)
+            scores = tl.dot(query, tl.trans(k.to(query.dtype)), input_precision="ieee")
+            if start + BLOCK_N - 1 > first or (WINDOW > 0 and start + WINDOW <= last):
+                distance = position[:, None] - key[None, :]
+                visible = distance >= 0
+                if WINDOW > 0:
+                    visible &= distance < WINDOW
+                scores = tl.where(visible, scores, -float("inf"))
+            weights, top, total, shrink = _soften(scores, top, total, scale)
+            mixed *= shrink[:, None]
+            mixed = tl.dot(weights.to(query.dtype), v.to(query.dtype), mixed, input_precision="ieee")
+            after = key + BLOCK_N
+            page = tl.load(table + after // PAGE, mask=after <= last, other=0)  # a block ahead of its keys
+        at = out + (token * (GROUP * tl.num_programs(1)) + head)[:, None] * D + d[None, :]
+        tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=real)
