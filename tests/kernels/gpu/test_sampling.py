@@ -140,7 +140,7 @@ def test_ties(device, rows, vocab_size):
 def test_equal_logits(device, rows):
     """Nothing but ties. 256 shares of 1/256 sum without rounding, so top_p is exact, at the edge too."""
     logits = torch.full((rows, 256), 1.5, device=device)
-    check(logits, parameters(rows, device, top_k=[1, 7, 255, 256, 0]))
+    check(logits, parameters(rows, device, top_k=[1, 7, 255, 128, 0]))
     check(logits, parameters(rows, device, top_p=[0.0, 0.5, 2**-8, 255 / 256, 0.3]))
     check(logits, parameters(rows, device, top_k=[64], top_p=[0.5, 1 / 64, 0.25]))
     check(logits, parameters(rows, device, min_p=[1.0]))
@@ -166,6 +166,13 @@ def test_the_edge_of_top_p(device):
         with_ = parameters(12, device, top_p=top_p)
         check(logits, with_)
         assert gpu.sample_truncated(logits, *with_.all).max() < kept
+
+
+def test_top_p_of_the_k_likeliest(device):
+    """Shares that fall slowly: most draws from the k likeliest lie beyond the share p of these."""
+    logits = -torch.arange(120, device=device).float().repeat(12, 1) / 10
+    with_ = parameters(12, device, top_k=40, top_p=[0.6, 0.3])
+    check(logits, away_from_the_edge(logits, with_))
 
 
 def test_forbidden_tokens(device, rows, vocab_size):
