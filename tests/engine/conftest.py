@@ -19,7 +19,7 @@ from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request
 from mosso.core.steps import StepPlan
 from mosso.engine.loop import EngineLoop
 from mosso.engine.messages import Batch, FromEngine, Rejected, Submit, ToEngine
-from mosso.engine.runner import Pending, TorchRunner
+from mosso.engine.runner import Pending, Runner, TorchRunner
 from mosso.engine.sampler import Sampler
 from mosso.engine.settings import EngineSettings
 from mosso.engine.table import RowTable
@@ -116,12 +116,14 @@ class RecordingRunner(TorchRunner):
 class Bench:
     """One engine loop in this process. `run` submits requests and turns until nothing is left to do."""
 
-    def __init__(self, weights: Weights, **changes: object) -> None:
+    model_config = CONFIG
+
+    def __init__(self, weights: object, **changes: object) -> None:
         sizes = {
             "page_size": 8,
             "full_pages": 256,
             "window_pages": 256,
-            "window": CONFIG.window,
+            "window": self.model_config.window,
             "max_rows": 16,
             "token_budget": 64,
             "max_context": 256,
@@ -129,16 +131,21 @@ class Bench:
         self.config = SchedulerConfig(**(sizes | changes))
         c = self.config
         self.scheduler = Scheduler(c)
-        kv = PagedKV.allocate(CONFIG, c.full_pages, c.window_pages, c.page_size, torch.float32)
-        table = RowTable(c.max_rows, c.max_context, c.page_size, torch.device("cpu"))
-        sampler = Sampler(table, c.max_rows, torch.device("cpu"))
-        self.runner = RecordingRunner(table, sampler, partial(forward, weights, CONFIG, kv))
+        self.runner = self.make_runner(weights)
         self.inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
         self.outcomes: dict[str, Outcome] = defaultdict(Outcome)
         self.rejected: dict[str, Exception] = {}
         self.stats = EngineStats()
-        limits = EngineLimits(c.max_context, c.full_pages * c.page_size, c.max_rows, CONFIG.vocab_size)
+        vocab_size = self.model_config.vocab_size
+        limits = EngineLimits(c.max_context, c.full_pages * c.page_size, c.max_rows, vocab_size)
         self.loop = EngineLoop(self.scheduler, self.runner, self.inbox, self.take, limits, check=True)
+
+    def make_runner(self, weights: Weights) -> Runner:
+        c = self.config
+        kv = PagedKV.allocate(self.model_config, c.full_pages, c.window_pages, c.page_size, torch.float32)
+        table = RowTable(c.max_rows, c.max_context, c.page_size, torch.device("cpu"))
+        sampler = Sampler(table, c.max_rows, torch.device("cpu"))
+        return RecordingRunner(table, sampler, partial(forward, weights, self.model_config, kv))
 
     def take(self, message: FromEngine) -> None:
         match message:
@@ -158,8 +165,9 @@ class Bench:
     def drain(self) -> dict[str, Outcome]:
         while not (self.loop.idle and self.inbox.empty()):
             self.loop.turn()
-        for request_id, logits in self.runner.by_request().items():
-            self.outcomes[request_id].logits = logits
+        if isinstance(self.runner, RecordingRunner):
+            for request_id, logits in self.runner.by_request().items():
+                self.outcomes[request_id].logits = logits
         return self.outcomes
 
 

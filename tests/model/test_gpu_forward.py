@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
 
@@ -33,21 +35,24 @@ LENGTHS = (37, 5, 20, 90)
 PAGE = 16
 
 
-def pack(source, dtype: torch.dtype) -> GpuWeights:
-    """The checkpoint's tensors in the GPU's layout."""
-    plain = load_weights(source, dtype=dtype, experts="packed")
+def pack(
+    source, dtype: torch.dtype, layers: int | None = None, device: str | torch.device = "cpu"
+) -> GpuWeights:
+    """The checkpoint's tensors in the GPU's layout; the first `layers` of them."""
+    plain = load_weights(source, dtype=dtype, experts="packed", device=device)
 
     def layer(index, found):
         stem = f"model.layers.{index}.mlp.experts."
-        names = ("gate_up_proj_blocks", "gate_up_proj_scales", "gate_up_proj_bias")
-        names += tuple(name.replace("gate_up", "down") for name in names)
-        tensors = [source.read(stem + name) for name in names]
+        kinds = ("blocks", "scales", "bias")
+        names = [f"{stem}{part}_proj_{kind}" for part in ("gate_up", "down") for kind in kinds]
+        tensors = [source.read(name).to(device) for name in names]
         tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
         fields = {name: getattr(found, name) for name in GpuLayer.__slots__ if name != "experts"}
         return GpuLayer(**fields, experts=pack_experts(*tensors))
 
-    layers = tuple(layer(index, found) for index, found in enumerate(plain.layers))
-    return GpuWeights(plain.embedding, layers, plain.norm, plain.head)
+    chosen = plain.layers[:layers]
+    packed = tuple(layer(index, found) for index, found in enumerate(chosen))
+    return GpuWeights(plain.embedding, packed, plain.norm, plain.head)
 
 
 class Rows:
@@ -57,7 +62,8 @@ class Rows:
     def __init__(self, weights: GpuWeights, tokens: list[torch.Tensor], ops: GpuOperations):
         logical = -(-max(map(len, tokens)) // PAGE)
         total = logical * len(tokens)
-        kv = PagedKV.allocate(CONFIG, total + 2, total + 2, PAGE, weights.dtype)
+        device = weights.device
+        kv = PagedKV.allocate(CONFIG, total + 2, total + 2, PAGE, weights.dtype, device)
         for pool in kv.pools:
             pool.fill_(torch.nan)
         table = torch.zeros(len(tokens) + 1, 128, dtype=torch.int32)
@@ -67,7 +73,7 @@ class Rows:
         ids = torch.stack([torch.randperm(total).view(len(tokens), logical) for _ in range(2)])
         pages[:, :-1] = ids.int()
         self.unwritten = total
-        self.model = GpuModel(weights, CONFIG, kv, table, pages, ops)
+        self.model = GpuModel(weights, CONFIG, kv, table.to(device), pages.to(device), ops)
         self.done = [0] * len(tokens)
 
     def step(self, work: dict[int, int], padding: int = 0) -> dict[int, torch.Tensor]:
@@ -85,17 +91,17 @@ class Rows:
         scratch = self.model.tokens.shape[0] - 1
         spans = None
         if stretches:
-            starts = torch.tensor([0] + [work[row] for row in stretches]).cumsum(0).int()
+            lengths = [work[row] for row in stretches]
+            starts = [0, *accumulate(lengths)]
             contexts = [self.done[row] for row in stretches]
-            longest = max(work[row] for row in stretches)
-            spans = GpuSpans(ints(stretches), starts, ints(contexts), longest)
+            spans = GpuSpans(self.ints(stretches), self.ints(starts), self.ints(contexts), max(lengths))
         step = GpuStep(
-            rows=ints(rows + [scratch] * padding),
-            positions=ints(positions + [0] * padding),
-            active=ints([len(rows)]),
+            rows=self.ints(rows + [scratch] * padding),
+            positions=self.ints(positions + [0] * padding),
+            active=self.ints([len(rows)]),
             decodes=len(decodes) + padding,
             spans=spans,
-            sample_at=(torch.tensor(counts).cumsum(0) - 1).int(),
+            sample_at=self.ints([end - 1 for end in accumulate(counts)]),
         )
         h = forward(self.model, step)
         ops, weights = self.model.ops, self.model.weights
@@ -111,9 +117,8 @@ class Rows:
                         pool[:, :, page] = torch.nan
                 self.model.pages[1, row, logical] = self.unwritten
 
-
-def ints(values: list[int]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+    def ints(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=self.model.tokens.device)
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +175,29 @@ def test_a_sampled_token_is_read_from_the_table(packed, tokens, expected, count)
     (got,) = rows.step({3: count}).values()
     want = expected[3][count - 1]
     assert (got - want).abs().max() > 1e-2 * want.abs().max()
+
+
+KERNELS = {
+    "few": [({0: 5, 1: 1}, 0), ({0: 1, 1: 1}, 2)],
+    "some": [({0: 17, 1: 2}, 0), ({0: 2, 1: 1, 2: 15}, 0)],
+    "many": [({0: 66}, 0)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # padding computes with what lies there
+@pytest.mark.parametrize("kind", ["batched", "deterministic"])
+@pytest.mark.parametrize("schedule", KERNELS.values(), ids=list(KERNELS))
+def test_the_kernels_give_what_the_twins_give(source, schedule, kind):
+    """On a GPU in bfloat16, elsewhere in Triton's interpreter in float16: small, since that is slow."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
+    weights = pack(source, dtype, layers=2, device=device)
+    generator = torch.Generator().manual_seed(2)
+    rows = [torch.randint(0, 96, (length,), generator=generator) for length in (70, 12, 40)]
+    twins = Rows(weights, rows, TWINS)
+    kernels = Rows(weights, rows, TRITON if kind == "batched" else deterministic(TRITON))
+    for work, padding in schedule:
+        want, got = twins.step(work, padding), kernels.step(work, padding)
+        for row, logits_of_row in want.items():
+            error = (got[row] - logits_of_row).norm() / logits_of_row.norm()
+            assert error < 0.03, (work, row)

@@ -26,8 +26,8 @@ FULL, WINDOW = 0, 1  # groups of pages
 
 @dataclass(frozen=True, slots=True)
 class GpuSpans:
-    """N stretches of prompts, each contiguous. Span n has the tokens query_starts[n] .. query_starts[n + 1] - 1
-    of those behind the decode tokens; they are the last ones of its row's context_lens[n] positions."""
+    """N stretches of prompts, each contiguous. Span n has the tokens query_starts[n] up to
+    query_starts[n + 1] of those behind the decode tokens, the last of its row's context_lens[n] positions."""
 
     rows: torch.Tensor  # int32 [N]
     query_starts: torch.Tensor  # int32 [N + 1]

@@ -1,0 +1,134 @@
+"""Runs step plans on the GPU: the loop's own thread packs, copies and launches, and never waits.
+
+Everything is one stream's work: the copy of the inputs, the page tables, the forward pass, the draw, which
+writes the sampled tokens into the table where the next step reads them, and the copy of the tokens back. The
+host waits for an event, and only in `Pending.wait`.
+
+The same code runs on the CPU with the twins, without graphs, at once instead of later: so tests hold it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mosso.core.requests import TokenLogprob
+from mosso.core.steps import StepPlan, StepResult
+from mosso.engine.gpu_graphs import GpuGraphs
+from mosso.engine.gpu_inputs import (
+    MOST_UPDATES,
+    HostBatch,
+    Layout,
+    Slot,
+    StepInputs,
+    aligned,
+    gather,
+    pack,
+)
+from mosso.engine.gpu_rows import RowParams
+from mosso.engine.gpu_sampler import Shaped, draw, draw_shaped, draws
+from mosso.engine.gpu_table import GpuTable, PageUpdates, upload
+from mosso.engine.runner import Pending
+from mosso.model.gpu_forward import GpuModel, forward
+
+
+class GpuRunner:
+    """Implements engine.runner.Runner."""
+
+    def __init__(
+        self, model: GpuModel, table: GpuTable, inputs: StepInputs, graphs: GpuGraphs | None = None
+    ) -> None:
+        self._model = model
+        self._table = table
+        self._inputs = inputs
+        self._graphs = graphs
+        self._params = RowParams(table.scratch + 1)
+        self._device = inputs.ints.device
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> Pending:
+        for start in plan.starts:
+            self._params.start(start.row, start.request)
+        updates = self._table.apply(plan)
+        batch = gather(plan.work)
+        graph = self._graphs.size_for(len(batch.rows)) if self._graphs and batch.is_decode else None
+        slot = self._inputs.acquire()
+        place = self._send(slot, batch, graph, updates)
+        sampled = self._run(batch, place, graph)
+        if sampled is None:
+            slot.record()
+            return _Launched(plan.step, (), slot)
+        slot.take_back(sampled.tokens)
+        found = sampled.logprobs
+        copies = () if found is None else tuple(
+            tensor.to("cpu", non_blocking=True) for tensor in (found.chosen, found.top_tokens, found.top)
+        )  # fmt: skip
+        slot.record()
+        return _Launched(plan.step, tuple(batch.sample_rows.tolist()), slot, sampled.asked, copies)
+
+    def reset(self) -> None:
+        """Every row starts afresh with its next RowStart; here it is only seen whether the device lives."""
+        if self._inputs.ints.is_cuda:
+            torch.cuda.synchronize()
+
+    def close(self) -> None:
+        """Nothing runs on its own here."""
+
+    def _send(self, slot: Slot, batch: HostBatch, graph: int | None, updates: PageUpdates) -> Layout:
+        """Inputs and page tables go to the device."""
+        place = pack(slot.ints, batch, self._params, graph)
+        count = len(updates.at)
+        if count > MOST_UPDATES:  # long cached prefixes
+            self._inputs.send(slot, place.end)
+            both = np.array((updates.at, updates.ids), np.int32)
+            self._table.set_pages(*upload(both, self._device).unbind())
+            return place
+        ids = place.end + aligned(count)
+        slot.ints[place.end : place.end + count] = updates.at
+        slot.ints[ids : ids + count] = updates.ids
+        self._inputs.send(slot, ids + count if count else place.end)
+        if count:
+            self._table.set_pages(self._inputs.part(place.end, count), self._inputs.part(ids, count))
+        return place
+
+    def _run(self, batch: HostBatch, place: Layout, graph: int | None) -> Shaped | None:
+        """Compute the step and draw; None if it samples nothing."""
+        decode, samples = batch.is_decode, len(batch.sample_rows)
+        outputs = self._params.outputs(batch.sample_rows, batch.sample_positions)
+        plain = self._params.all_plain(batch.sample_rows, outputs)
+        if graph is not None and self._graphs is not None:
+            result = self._graphs.replay(graph, drawn=plain)[:samples]
+            if plain:
+                return Shaped(result)
+            h = result
+        else:
+            h = forward(self._model, self._inputs.step(place, None if decode else batch))
+        if not samples:
+            return None
+        rows = draws(self._inputs, place, decode=decode).first(samples)
+        if plain:
+            return Shaped(draw(self._model, h, rows))
+        return draw_shaped(self._model, h, rows, batch, self._params)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step under way: its results come to the slot, and to `logprobs` (of the samples `asked`)."""
+
+    step: int
+    rows: tuple[int, ...]  # that sample
+    slot: Slot
+    asked: tuple[tuple[int, int], ...] = ()
+    logprobs: tuple[torch.Tensor, ...] = ()  # chosen, top_tokens, top; on the host
+
+    def wait(self) -> StepResult:
+        self.slot.wait()
+        tokens = tuple(self.slot.tokens[: len(self.rows)].tolist())
+        found: list[TokenLogprob | None] = [None] * len(tokens)
+        lists = [tensor.tolist() for tensor in self.logprobs]
+        for (index, count), chosen, top_tokens, top in zip(self.asked, *lists, strict=True) if lists else ():
+            best = tuple(zip(top_tokens[:count], top[:count], strict=True))
+            found[index] = TokenLogprob(tokens[index], chosen, best)
+        return StepResult(self.step, self.rows, tokens, tuple(found))
