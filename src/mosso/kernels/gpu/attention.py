@@ -41,7 +41,7 @@ class DecodeTiling:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How programs share a token's tiles: up to `most` of them, each with at least `tiles`, but for the last."""
+    """How programs share a token's tiles: up to `most` of them, each with about `tiles` or more."""
 
     most: int
     tiles: int
@@ -168,7 +168,7 @@ def prefill_attention(
     deterministic: bool = False,
     config: PrefillTiling | None = None,
 ) -> torch.Tensor:
-    """Attention of S spans of queries over keys that the pool holds already, theirs among them → [T, heads, D].
+    """Attention of S spans of queries over keys that the pool holds, theirs among them → [T, heads, D].
 
     Span s owns tokens query_starts[s] .. query_starts[s + 1] - 1 of q: the last ones of the context_lens[s]
     positions of row span_rows[s]; int32 [S + 1], [S] and [S]. No span has more than `max_query` tokens. Rest
@@ -282,11 +282,9 @@ def _decode_kernel(
         token_head = t.to(tl.int64) * tl.num_programs(1) + kv
         top, total, mixed = _attend(
             q, keys, values, table, first, end, t, kv, q_stride, scale,
-            GROUP, D, PAGE, PARTS, KEYS, 0 < WINDOW and WINDOW <= tile, PDL,
+            GROUP, D, PAGE, PARTS, KEYS, (WINDOW > 0) and (tile >= WINDOW), PDL,
         )  # fmt: skip
-        if SPLITS == 1:
-            _finish(out, sinks, token_head, kv, top, total, mixed, GROUP, D)
-        elif used == 1:
+        if (SPLITS == 1) or (used == 1):
             _finish(out, sinks, token_head, kv, top, total, mixed, GROUP, D)
         else:
             _publish(partials, stats, token_head * SPLITS + split, top, total, mixed, GROUP, D)
@@ -310,6 +308,8 @@ def _attend(
     key = first + tl.arange(0, PARTS)[:, None] * KEYS + tl.arange(0, KEYS)[None, :]
     page = tl.load(table + key // PAGE, mask=key < end, other=0)
     if PDL:
+        _prefetch(keys + (page * PAGE + key % PAGE) * D)
+        _prefetch(values + (page * PAGE + key % PAGE) * D)
         gdc_wait()
     member = tl.arange(0, rows)
     query_at = q + (t.to(tl.int64) * q_stride + kv * GROUP) * D + member[:, None] * D + d[None, :]
@@ -330,6 +330,14 @@ def _attend(
     best = tl.max(top, 0)
     shrink = tl.exp2(top - best[None, :])
     return best, tl.sum(total * shrink, 0), tl.sum(mixed * shrink[:, :, None], 0)
+
+
+@triton.jit
+def _prefetch(at):
+    """Asks for lines, so that they reach the L2 cache while the kernel before still runs."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -374,32 +382,43 @@ def _publish(partials, stats, part, top, total, mixed, GROUP: tl.constexpr, D: t
 
 
 @triton.jit
+def _published(partials, stats, part, real, GROUP: tl.constexpr, D: tl.constexpr):
+    member = tl.arange(0, GROUP)
+    stats_at = stats + part * (2 * GROUP) + member
+    at = partials + (part * GROUP + member)[:, None] * D + tl.arange(0, D)[None, :]
+    top = tl.load(stats_at, mask=real, other=_LOWEST, cache_modifier=".cg")
+    total = tl.load(stats_at + GROUP, mask=real, other=0.0, cache_modifier=".cg")
+    return top, total, tl.load(at, mask=real, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
 def _merge(
     out, sinks, partials, stats, token_head, kv, used,
     GROUP: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     """All splits' parts, always in the same order, whichever program does it."""
-    chunk: tl.constexpr = 16 if SPLITS > 8 else triton.next_power_of_2(SPLITS)
-    member = tl.arange(0, GROUP)
-    d = tl.arange(0, D)
+    chunk: tl.constexpr = 16 if SPLITS > 16 else SPLITS  # whose loads are under way at once
     best = tl.full((GROUP,), _LOWEST, tl.float32)
     total = tl.zeros((GROUP,), tl.float32)
     mixed = tl.zeros((GROUP, D), tl.float32)
     for start in tl.range(0, used, chunk):
-        split = start + tl.arange(0, chunk)
-        live = split < used
-        part = token_head * SPLITS + split
-        stats_at = stats + part[:, None] * (2 * GROUP) + member[None, :]
-        parts_at = partials + (part[:, None, None] * GROUP + member[None, :, None]) * D + d[None, None, :]
-        top = tl.load(stats_at, mask=live[:, None], other=_LOWEST, cache_modifier=".cg")
-        sums = tl.load(stats_at + GROUP, mask=live[:, None], other=0.0, cache_modifier=".cg")
-        values = tl.load(parts_at, mask=live[:, None, None], other=0.0, cache_modifier=".cg")
+        tops, totals, parts = tl.tuple(()), tl.tuple(()), tl.tuple(())
+        for i in tl.static_range(chunk):
+            part, real = token_head * SPLITS + start + i, start + i < used
+            top, sums, values = _published(partials, stats, part, real, GROUP, D)
+            tops += (top,)
+            totals += (sums,)
+            parts += (values,)
         before = best
-        best = tl.maximum(best, tl.max(top, 0))
-        old = tl.exp2(before - best)
-        shrink = tl.exp2(top - best[None, :])
-        total = total * old + tl.sum(sums * shrink, 0)
-        mixed = mixed * old[:, None] + tl.sum(values * shrink[:, :, None], 0)
+        for i in tl.static_range(chunk):
+            best = tl.maximum(best, tops[i])
+        shrink = tl.exp2(before - best)
+        total *= shrink
+        mixed *= shrink[:, None]
+        for i in tl.static_range(chunk):
+            shrink = tl.exp2(tops[i] - best)
+            total += totals[i] * shrink
+            mixed += parts[i] * shrink[:, None]
     _finish(out, sinks, token_head, kv, best, total, mixed, GROUP, D)
 
 
@@ -448,9 +467,9 @@ def _prefill_kernel(
         top = tl.maximum(sink, _LOWEST)
         total = tl.exp2(sink - top)
         mixed = tl.zeros((BLOCK_M, D), tl.float32)
-        start = lowest // BLOCK_N * BLOCK_N
-        page = tl.load(table + (start + n) // PAGE, mask=start + n <= last, other=0)
-        for start in tl.range(start, last + 1, BLOCK_N):
+        aligned = lowest // BLOCK_N * BLOCK_N
+        page = tl.load(table + (aligned + n) // PAGE, mask=aligned + n <= last, other=0)
+        for start in tl.range(aligned, last + 1, BLOCK_N):
             key = start + n
             at = (page * PAGE + key % PAGE)[:, None] * D + d[None, :]
             held = ((key >= lowest) & (key <= last))[:, None]
