@@ -4,7 +4,7 @@ What a step costs is set by how often the weights are read and by how many kerne
 ways through a layer, by the number of tokens:
 
     few    norm, QKV product, rotation and page write are one kernel; norm and router another
-    some   products that stream their weights once, then a kernel for rotation and page write
+    some   the library's QKV product; the output product adds to the stream itself
     many   the library's matrix products; each norm goes with the addition before it
 
 The residual stream is float32 in all of them.
@@ -118,7 +118,7 @@ def _some(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
     ops, eps, layers = model.ops, model.config.rms_norm_eps, model.weights.layers
     normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
     for index, layer in enumerate(layers):
-        qkv = ops.linear_small(normed, layer.qkv, layer.qkv_bias)
+        qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
         gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
         ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
         normed = _combined(model, index, x, _experts(model, step, layer, x))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from mosso.kernels.gpu import attention, head, linear, moe, norm, rope, router, sampling
-from mosso.kernels.gpu.linear import MOST_QKV_TOKENS, MOST_TOKENS
+from mosso.kernels.gpu.linear import MOST_TOKENS
 from mosso.kernels.sampling import Logprobs
 
 Kernel = Callable[..., torch.Tensor]
@@ -44,8 +44,8 @@ class GpuOperations:
     head_sample: Kernel
     sample_truncated: Kernel
     logprobs: Callable[..., Logprobs]
-    few_tokens: int = MOST_QKV_TOKENS
-    some_tokens: int = MOST_TOKENS
+    few_tokens: int = 2
+    some_tokens: int = 16
     uniform: bool = False  # whether a result may not depend on what shares the batch
 
 

@@ -181,7 +181,7 @@ def test_a_pairs_result_does_not_hang_on_the_pairs_beside_it(
 ) -> None:
     tokens, size = (65, 2880) if device.type == "cuda" else (7, 64)
     case = Case(device, dtype, tokens=tokens, hidden=size, inner=size, experts=8)
-    tile = moe.gate_up_tile(tokens, 4, 8)
+    tile = moe.gate_up_tile(tokens, 4, 8, 227 << 10)
     together = moe.gate_up(case.x, case.experts, case.routing, LIMIT, tile)
     lists = case.routing.lists.clone()
     for expert, count in enumerate(case.routing.counts.tolist()):

@@ -5,8 +5,7 @@ are the N side, so that a few tokens cost little. There is no permuted copy of t
 a list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
 
 A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block a
-program has follows from the counts; as many start as there can be blocks, and the surplus ends at once. Up to
-STREAMED_TOKENS tokens the same products are made by a CUDA kernel (cuda/experts.cu).
+program has follows from the counts; as many start as there can be blocks, and the surplus ends at once.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.core.config import SWIGLU_ALPHA
-from mosso.kernels.gpu import cuda, launch
+from mosso.kernels.gpu import launch
 from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, interleave_gate_up, pack, unpack
 from mosso.kernels.gpu.router import Routing
 from mosso.kernels.swiglu import swiglu
@@ -393,82 +392,29 @@ def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> in
     return pairs if direct else min(experts, pairs) + pairs // tile.pairs
 
 
-def gate_up_tile(tokens: int, top_k: int, experts: int) -> Tile:
-    """By the mean length of an expert's list."""
+_SMALL_SHARED_MEMORY = 128 << 10  # bytes; chips below it get fewer stages of the widest tile
+
+
+def gate_up_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> Tile:
+    """By the mean length of an expert's list; measured on an H100 (docs/facts.md)."""
     mean = tokens * top_k / experts
+    if mean <= 4:
+        return Tile(64, 8, 5, 4, 3)
     if mean <= 8:
-        return Tile(64, 16, 5, 4, 3)
+        return Tile(128, 16, 5, 8, 3)
     if mean <= 24:
-        return Tile(64, 32, 5, 4, 3)
+        return Tile(128, 32, 5, 8, 2)
     if mean <= 96:
-        return Tile(128, 64, 3, 4, 3)
-    if mean <= 160:
-        return Tile(128, 128, 1, 8, 4)
-    return Tile(128, 256, 1, 8, 4)
+        return Tile(128, 64, 3, 8, 3 if shared_memory >= _SMALL_SHARED_MEMORY else 2)
+    return Tile(128, 128, 1, 8, 3)
 
 
-def down_tile(tokens: int, top_k: int, experts: int) -> Tile:
-    return gate_up_tile(tokens, top_k, experts)
-
-
-STREAM_SPAN = 12  # chunks of a warp
-STREAM_BLOCKS = 3  # on a multiprocessor
-STREAMED_TOKENS = 8  # up to here the CUDA kernel of experts.cu does the products, where it can
-
-
-def _streamed(x: torch.Tensor, tokens: int, tile: Tile | None) -> bool:
-    aligned = x.shape[1] % CHUNK == 0 and x.dtype == torch.bfloat16
-    return tile is None and tokens <= STREAMED_TOKENS and aligned and launch.ptx(x.device)
-
-
-def _stream(
-    x: torch.Tensor,
-    words: torch.Tensor,
-    scales: torch.Tensor,
-    bias: torch.Tensor,
-    routing: Routing,
-    out: torch.Tensor,
-    limit: float,
-    *,
-    gate_up: bool,
-    token_tiles: int = 1,
-) -> None:
-    """Launches experts.cu, for gate_up or down."""
-    tokens, top_k = routing.chosen.shape
-    num_experts, tiles, chunks = words.shape[:3]
-    direct = tokens == 1
-    defines = (
-        ("CHUNKS", chunks),
-        ("SCALE_STRIDE", scales.shape[2]),
-        ("N_PADDED", tiles * ROWS),
-        ("OUTPUTS", out.shape[-1]),
-        ("EXPERTS", num_experts),
-        ("TOP_K", top_k),
-        ("TILES", token_tiles),
-        ("DIRECT", int(direct)),
-        ("GATE_UP" if gate_up else "DOWN", True),
-        ("ALPHA", f"{SWIGLU_ALPHA}f"),
-        ("OUT_FLOAT", int(out.dtype == torch.float32)),
-    )
-    lists = min(num_experts, tokens * top_k) + tokens * top_k // (8 * token_tiles)
-    blocks = min(lists * tiles, STREAM_BLOCKS * launch.num_multiprocessors(x.device))
-    cuda.kernel("experts.cu", "expert_product", defines, x.device).launch(
-        (blocks, 1),
-        64 * triton.cdiv(chunks, STREAM_SPAN),
-        (
-            x,
-            words,
-            scales,
-            bias,
-            routing.chosen,
-            routing.shares,
-            routing.lists,
-            routing.counts,
-            out,
-            routing.lists.stride(0),
-            limit,
-        ),
-    )
+def down_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> Tile:
+    """As gate_up_tile. One token has too few rows to fill the chip: there the inner axis is shared."""
+    if tokens == 1:
+        return Tile(64, 8, 5, 4, 2, splits=3)
+    tile = gate_up_tile(tokens, top_k, experts, shared_memory)
+    return Tile(128, 128, 1, 4, 4) if tile.pairs == 128 else tile
 
 
 def gate_up(
@@ -478,20 +424,7 @@ def gate_up(
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.gate_up_words.shape[:2]
     inner, hidden = experts.intermediate_size, x.shape[1]
-    if _streamed(x, tokens, tile):
-        out = torch.empty(tokens * top_k, inner, dtype=x.dtype, device=x.device)
-        _stream(
-            x,
-            experts.gate_up_words,
-            experts.gate_up_scales,
-            experts.gate_up_bias,
-            routing,
-            out,
-            limit,
-            gate_up=True,
-        )
-        return out
-    tile = tile or gate_up_tile(tokens, top_k, num_experts)
+    tile = tile or gate_up_tile(tokens, top_k, num_experts, launch.chip(x.device).shared_memory)
     direct = tokens == 1
     out = torch.empty(tokens * top_k, inner, dtype=x.dtype, device=x.device)
     pdl = launch.pdl(x.device)
@@ -540,13 +473,7 @@ def down(
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
     inner, hidden = act.shape[1], experts.hidden_size
-    if _streamed(act, tokens, tile):
-        out = torch.empty(tokens, top_k, hidden, dtype=dtype or act.dtype, device=act.device)
-        _stream(
-            act, experts.down_words, experts.down_scales, experts.down_bias, routing, out, 0.0, gate_up=False
-        )
-        return out
-    tile = tile or down_tile(tokens, top_k, num_experts)
+    tile = tile or down_tile(tokens, top_k, num_experts, launch.chip(act.device).shared_memory)
     direct = tokens == 1
     chunks = triton.cdiv(inner, CHUNK)
     splits = _largest_divisor(chunks, tile.splits)
