@@ -4,7 +4,11 @@ from mosso.core.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    "name", ["page_size", "full_pages", "window_pages", "window", "max_rows", "token_budget", "max_context"]
+    "name",
+    [
+        *("page_size", "full_pages", "window_pages", "window", "max_rows", "max_context"),
+        *("token_budget", "prefill_budget"),
+    ],
 )
 def test_a_size_of_nothing_is_refused_by_name(make_config, name):
     with pytest.raises(UsageError, match=f"{name} must be at least 1, not 0"):

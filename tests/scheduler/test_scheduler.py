@@ -196,6 +196,17 @@ def test_single_positions_come_first_and_chunks_fill_the_budget(make_loop):
     assert shape(loop.step()) == [(0, 8, 1, True), (1, 18, 2, True), (2, 0, 5, True)]
 
 
+def test_beside_decoding_rows_prompts_have_a_budget_of_their_own(make_loop):
+    loop = make_loop(token_budget=12, prefill_budget=3)
+    loop.add(request("a", 9, max_tokens=3))
+    assert shape(loop.step()) == [(0, 0, 9, True)], "alone it has the whole budget"
+    loop.add(request("b", 20), request("c", 5))
+    assert shape(loop.step()) == [(0, 9, 1, True), (1, 0, 3, False)]
+    assert shape(loop.step()) == [(0, 10, 1, True), (1, 3, 3, False)]
+    assert shape(loop.step()) == [(1, 6, 12, False)]
+    assert shape(loop.step()) == [(1, 18, 2, True), (0, 0, 5, True)]
+
+
 def test_with_more_rows_than_budget_the_earlier_ones_go_on(make_loop):
     loop = make_loop(token_budget=2)
     loop.add(*(asks := [request(name, 1, max_tokens=3) for name in "abc"]))

@@ -72,6 +72,7 @@ class Clients:
         (3, 1_500, {"full_pages": 17, "window_pages": 90, "max_rows": 8, "token_budget": 5, "page_size": 3}),
         (4, 1_500, {"full_pages": 60, "window_pages": 60, "page_size": 1, "window": 3, "max_rows": 4}),
         (5, 1_500, {"full_pages": 40, "window_pages": 12, "window": 1, "max_rows": 7, "token_budget": 9}),
+        (8, 1_500, {"full_pages": 30, "window_pages": 30, "token_budget": 40, "prefill_budget": 3}),
         (6, 1_500, {"full_pages": 30, "window_pages": 30, "prefix_cache": False, "max_rows": 6}),
         (7, 1_500, {"full_pages": 30, "window_pages": 40, "window": 100, "page_size": 5}),
     ],

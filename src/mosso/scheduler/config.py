@@ -20,11 +20,13 @@ class SchedulerConfig:
     max_context: int  # prompt and generated tokens of one request, at most
     max_waiting: int = 1024
     prefix_cache: bool = True
+    prefill_budget: int | None = None  # of these, beside rows that decode; None: the whole budget
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if name != "prefix_cache" and getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if name != "prefix_cache" and value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
         if self.window_pages < self.window_bound(1):
             raise UsageError(
                 f"window_pages must be at least {self.window_bound(1)} to hold a window of {self.window} "

@@ -4,6 +4,7 @@ There is no prefill phase and no decode phase: the computed tokens of each reque
 under one token budget. Sequences are ranked by priority, then arrival, and four rules follow from the rank:
 
 - Rows with one position left come first, so that streams flow; then longer stretches, best rank first.
+  Beside such rows the stretches get a budget of their own, so that a stream's next token is never far.
 - The best waiting sequence starts when a row is free and all its known tokens fit; nobody overtakes it.
 - Where pages run out, the worst running sequence makes room for a better one; the worst itself waits. To be
   started, a sequence takes room only from sequences of a worse priority.
@@ -105,6 +106,8 @@ class Scheduler:
         assert len(self._flights) < _MAX_FLIGHTS, "plan() again before the result of an earlier plan"
         draft = Draft(self._next_step, self.config.token_budget)
         self._plan_singles(draft)
+        if draft.work and self.config.prefill_budget is not None:
+            draft.budget = min(draft.budget, self.config.prefill_budget)
         self._plan_stretches(draft)
         return self._commit(draft) if draft.work else None
 
