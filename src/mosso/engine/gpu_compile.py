@@ -94,7 +94,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     triton.knobs.compilation.store_binary_only = True  # the engine reads all that is kept of a kernel
     variants = plan(chip, lambda: rehearse(work))
     planned = time.perf_counter()
-    compiled = compile_all(variants, chip, options.processes)
+    compiled = compile_all(variants, options.processes)
     end = time.perf_counter()
     if options.resources:
         for kernel in compiled:

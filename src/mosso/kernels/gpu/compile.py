@@ -4,8 +4,8 @@ What to compile is what would be launched: the wrappers themselves are called wi
 and each launch is noted instead of done. So there is no second list of kernels that could go stale, and the
 key under which Triton's disk cache keeps a kernel is computed by the code that the real launch runs.
 
-A process that plans never launches: it is one of its own (see engine.gpu_compile). Triton's cache is where
-Triton keeps it (TRITON_CACHE_DIR, else ~/.triton/cache), that of the CUDA sources beside mosso's others.
+A process that plans never launches: it is one of its own (see engine.gpu_compile). The cache is where Triton
+keeps it: TRITON_CACHE_DIR, else ~/.triton/cache.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from triton.runtime.jit import JITFunction
 
 from mosso.core.errors import EngineError, UsageError
 from mosso.kernels import gpu
-from mosso.kernels.gpu import cuda, launch
+from mosso.kernels.gpu import launch
 from mosso.kernels.gpu.launch import Chip
 
 
@@ -50,7 +50,7 @@ class Compiled:
 class Variant(Protocol):
     """Something that is compiled in a process of the pool; picklable, hashable."""
 
-    def compile(self, chip: Chip) -> Compiled | None: ...
+    def compile(self) -> Compiled | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class TritonVariant:
     name: str
     specialization: str
 
-    def compile(self, chip: Chip) -> Compiled:
+    def compile(self) -> Compiled:
         start = time.perf_counter()
         function = getattr(importlib.import_module(self.module), self.name)
         kernel = function.preload(self.specialization)
@@ -70,25 +70,12 @@ class TritonVariant:
 
 
 @dataclass(frozen=True, slots=True)
-class CudaVariant:
-    """A CUDA source with its definitions."""
-
-    source: str
-    defines: tuple[tuple[str, object], ...]
-
-    def compile(self, chip: Chip) -> Compiled:
-        start = time.perf_counter()
-        cubin = cuda.cached_cubin(self.source, dict(self.defines), chip.arch)
-        return Compiled(Path(self.source).stem, 0, time.perf_counter() - start, cubin)
-
-
-@dataclass(frozen=True, slots=True)
 class Launcher:
     """The C function that launches kernels of one signature: up to 3.6 Triton has a C compiler make each."""
 
     source: str
 
-    def compile(self, chip: Chip) -> None:
+    def compile(self) -> None:
         _compile_c(self.source, "__triton_launcher")
 
 
@@ -96,7 +83,7 @@ class Launcher:
 class DriverModule:
     """Triton's own C module, made once a machine."""
 
-    def compile(self, chip: Chip) -> None:
+    def compile(self) -> None:
         _compile_c((Path(nvidia_driver.__file__).parent / "driver.c").read_text(), "cuda_utils")
 
 
@@ -161,13 +148,11 @@ def plan(chip: Chip, rehearse: Callable[[], None]) -> list[Variant]:
     fix_keys()
     launch.plan_for(chip)
     triton.runtime.driver.set_active(_PlannedDriver(chip))
-    cuda.planned.clear()
     hook, triton.knobs.runtime.jit_cache_hook = triton.knobs.runtime.jit_cache_hook, note
     try:
         rehearse()
     finally:
         triton.knobs.runtime.jit_cache_hook = hook
-    found |= {CudaVariant(*kernel): None for kernel in cuda.planned}
     return list(found)
 
 
@@ -184,8 +169,8 @@ def _libcuda() -> ctypes.CDLL | None:
         return None
 
 
-def compile_all(variants: Sequence[Variant], chip: Chip, processes: int) -> list[Compiled]:
-    """Compile, or find in the cache, every variant, for the chip that was planned for.
+def compile_all(variants: Sequence[Variant], processes: int) -> list[Compiled]:
+    """Compile, or find in the cache, every variant, for the chip that this process planned for.
 
     Raises what the first compilation that failed raised. The processes are forked: the caller must have no
     threads that hold locks, and must not have opened a GPU.
@@ -194,12 +179,12 @@ def compile_all(variants: Sequence[Variant], chip: Chip, processes: int) -> list
         variants = [DriverModule(), *variants]
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(processes, max(1, len(variants))), context) as pool:
-        done = pool.map(_compile, variants, [chip] * len(variants))
+        done = pool.map(_compile, variants)
         return [compiled for compiled in done if compiled is not None]
 
 
-def _compile(variant: Variant, chip: Chip) -> Compiled | None:
-    return variant.compile(chip)
+def _compile(variant: Variant) -> Compiled | None:
+    return variant.compile()
 
 
 _MAJOR, _MINOR, _MULTIPROCESSORS, _SHARED_MEMORY = 75, 76, 16, 97  # CUdevice_attribute
