@@ -148,10 +148,9 @@ def decode_attention_twin(
     splits: int | None = None,
 ) -> torch.Tensor:
     starts = torch.arange(q.shape[0] + 1)
-    tables = pages[rows.long()]
-    return paged_attention(q.float(), _readable(pool), tables, sinks, starts, positions + 1, window).to(
-        q.dtype
-    )
+    tables, entries = pages[rows.long()], pool.to(q.dtype)
+    mixed = paged_attention(q.float(), entries, tables, sinks, starts, positions + 1, window)
+    return mixed.to(q.dtype)
 
 
 def prefill_attention(
@@ -205,13 +204,9 @@ def prefill_attention_twin(
     max_query: int,
     deterministic: bool = False,
 ) -> torch.Tensor:
-    tables, keys = pages[span_rows.long()], _readable(pool)
-    return paged_attention(q.float(), keys, tables, sinks, query_starts, context_lens, window).to(q.dtype)
-
-
-def _readable(pool: torch.Tensor) -> torch.Tensor:
-    """In a type that torch can gather from on every device."""
-    return pool.to(torch.bfloat16) if pool.dtype.itemsize == 1 else pool
+    tables, entries = pages[span_rows.long()], pool.to(q.dtype)
+    mixed = paged_attention(q.float(), entries, tables, sinks, query_starts, context_lens, window)
+    return mixed.to(q.dtype)
 
 
 def _query_stride(q: torch.Tensor) -> int:
