@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Literal
 
 import click
 
@@ -75,6 +76,27 @@ async def _engine(
     finally:
         await client.close()
     click.echo(json.dumps({"bench": "engine", "model": model, "bandwidth": bandwidth, "rows": rows}))
+
+
+@command.command("start")
+@click.argument("model", default="demo")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def start(model: str, device: Literal["cpu", "cuda"]) -> None:
+    """From this command's first moment to the first token of MODEL, by phases.
+
+    Empty TRITON_CACHE_DIR (~/.triton/cache) for a start with cold kernel caches.
+    """
+    from mosso.bench.start import measure
+    from mosso.cli.models import find_model
+    from mosso.engine.settings import EngineSettings
+
+    phases, notes = asyncio.run(measure(EngineSettings(find_model(model).folder, device=device)))
+    for line in (*notes, *(f"{seconds:8.2f} s  {stage}" for stage, seconds in phases.items())):
+        click.echo(line)
+    total = sum(phases.values())
+    click.echo(
+        json.dumps({"bench": "start", "model": model, "device": device, "total": total, "phases": phases})
+    )
 
 
 @command.command("serve")

@@ -40,15 +40,16 @@ class Compilation:
         return f"kernels: {found['kernels']} for {found['arch']}, ready after {found['seconds']:.1f} s"
 
 
-def start_compiling(
-    folder: Path, *, max_tokens: int, max_rows: int, max_context: int, page_size: int, kv_dtype: str
-) -> Compilation:
-    """Begin to compile what an engine with these limits may launch. Imports nothing, so it can come first."""
-    sizes = {
-        "max-tokens": max_tokens, "max-rows": max_rows, "max-context": max_context, "page-size": page_size,
-        "kv-dtype": kv_dtype,
-    }  # fmt: skip
-    flags = [f"--{name}={value}" for name, value in sizes.items()]
+def start_compiling(folder: Path, **options: str | int | bool) -> Compilation:
+    """Begin to compile what an engine may launch; options: see `main`. Imports nothing, so it can come first.
+
+    start_compiling(folder, max_rows=256, max_tokens=8192, kv_dtype="float8_e4m3fn", deterministic=True)
+    """
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in options.items()
+        if value is not False
+    ]
     command = [sys.executable, "-m", __name__, str(folder), *flags]
     return Compilation(
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--max-context", type=int, default=131_072)
     parser.add_argument("--page-size", type=int, default=16)
     parser.add_argument("--kv-dtype", default="bfloat16")
+    parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resources", action="store_true", help="also print what each kernel takes")
     print(json.dumps(_compile(parser.parse_args())))
@@ -79,6 +81,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     from mosso.checkpoint.config import read_config
     from mosso.kernels.gpu.compile import chip_here, compile_all, plan, resources
     from mosso.kernels.gpu.launch import CHIPS
+    from mosso.model.gpu_operations import TRITON, deterministic
     from mosso.model.gpu_rehearsal import Workload, rehearse
 
     chip = CHIPS[options.arch] if options.arch else chip_here()
@@ -89,6 +92,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
         max_context=options.max_context,
         page_size=options.page_size,
         kv_dtype=getattr(torch, options.kv_dtype),
+        ops=deterministic(TRITON) if options.deterministic else TRITON,
     )
     imported = time.perf_counter()
     triton.knobs.compilation.store_binary_only = True  # the engine reads all that is kept of a kernel
