@@ -1,0 +1,125 @@
+"""Every kernel compiled for every chip, without one: it fits the chip, and the engine's launches find it.
+
+Each test runs in processes of its own, because the interpreter, once chosen, stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mosso.checkpoint.config import config_json
+from mosso.core.config import GPT_OSS_20B, ModelConfig
+from mosso.kernels import gpu
+from mosso.kernels.gpu.launch import CHIPS
+
+KIB = 1 << 10
+SHARED_MEMORY = {
+    "sm_80": 163 * KIB, "sm_86": 99 * KIB, "sm_89": 99 * KIB, "sm_90": 227 * KIB, "sm_100": 227 * KIB,
+    "sm_120": 99 * KIB,
+}  # fmt: skip
+STACK = 128  # bytes of a thread that may lie outside its registers
+HOPPER_STACK = 64  # where speed is promised
+SMALL = ModelConfig(
+    num_layers=2,
+    num_experts=8,
+    experts_per_token=4,
+    hidden_size=128,
+    intermediate_size=128,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+    vocab_size=512,
+    window=128,
+    max_context=1024,
+)
+
+LAUNCH = """
+import json, sys
+from pathlib import Path
+
+import triton
+
+from mosso.checkpoint.config import read_config
+from mosso.kernels.gpu import compile as ahead, launch
+from mosso.model.gpu_rehearsal import Workload, rehearse
+
+class Driver(ahead._PlannedDriver):
+    '''Has a chip that takes every kernel and runs none.'''
+
+    class utils:
+        get_device_properties = staticmethod(lambda index: {"max_shared_mem": 1 << 20})
+        load_binary = staticmethod(lambda *_: (1, 1, 0, 0, 1024))
+
+    launcher_cls = staticmethod(lambda source, metadata: lambda *_: None)
+
+found = {True: [], False: []}
+triton.knobs.compilation.listener = lambda *, src, cache_hit, **_: found[cache_hit].append(src.name)
+chip = launch.CHIPS["sm_90"]
+ahead.fix_keys()
+launch.plan_for(chip)
+triton.runtime.driver.set_active(Driver(chip))
+rehearse(Workload(read_config(Path(sys.argv[1])), max_tokens=40, max_rows=3, max_context=1024))
+print(json.dumps({"hits": found[True], "misses": found[False]}))
+"""
+
+
+def run(*command: str, **environment: str) -> list[dict[str, Any]]:
+    """The JSON lines that a Python process prints; the interpreter is off in it."""
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=variables | environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def folder_of(config: ModelConfig, folder: Path) -> str:
+    (folder / "config.json").write_text(json.dumps(config_json(config)))
+    return str(folder)
+
+
+def kernels() -> set[str]:
+    """Every kernel in the package's Python files; by the convention of their names."""
+    files = Path(gpu.__path__[0]).glob("*.py")
+    return {name for file in files for name in re.findall(r"^def (_\w+_kernel)\(", file.read_text(), re.M)}
+
+
+@pytest.mark.parametrize("arch", CHIPS)
+def test_every_kernel_fits(arch: str, tmp_path: Path) -> None:
+    folder = folder_of(GPT_OSS_20B, tmp_path)
+    *lines, summary = run("-m", "mosso.engine.gpu_compile", folder, "--arch", arch, "--resources")
+    assert (summary["arch"], summary["kernels"]) == (arch, len(lines))
+    assert kernels() <= {line["kernel"] for line in lines}
+    assert CHIPS[arch].shared_memory == SHARED_MEMORY[arch]
+    too_large = [line for line in lines if line["shared_memory"] > SHARED_MEMORY[arch]]
+    assert not too_large
+    spilling = [line for line in lines if line["stack"] > (HOPPER_STACK if arch == "sm_90" else STACK)]
+    assert not spilling
+
+
+def test_launches_find_what_was_compiled(tmp_path: Path) -> None:
+    """Also where another process launches first what was planned last."""
+    folder, caches = folder_of(SMALL, tmp_path), {"TRITON_CACHE_DIR": str(tmp_path / "triton")}
+    sizes = ("--max-tokens=40", "--max-rows=3", "--max-context=1024")
+    (summary,) = run("-m", "mosso.engine.gpu_compile", folder, "--arch=sm_90", *sizes, **caches)
+    assert summary["kernels"] > 20
+    (found,) = run("-c", LAUNCH, folder, **caches)
+    assert not found["misses"]
+    assert len(found["hits"]) > 20
+
+
+def test_a_chip_that_is_not_here_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mosso.engine.gpu_compile", folder_of(SMALL, tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert done.returncode != 0
+    assert "no CUDA device" in done.stderr.splitlines()[-1]
