@@ -1,59 +1,117 @@
-"""The process that compiles a GPU engine's kernels while the engine opens its device and reads its weights.
+"""A GPU engine's kernels are made ready while the engine reads its weights.
+
+The first time a process of its own compiles them, which opens no GPU and takes no memory on one:
 
     python -m mosso.engine.gpu_compile FOLDER [--arch sm_90] ...
 
-It opens no GPU and takes no memory on one. What it leaves is in the disk caches, where the engine's launches
-find it; its last line is a JSON object that says what it did.
+It leaves them in Triton's disk cache, beside a list of what they are; its last line is a JSON object that
+says what it did. From then on a thread of the engine loads what the list says.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """A running process; see `start_compiling`."""
+    """Kernels under way; see `start_compiling`."""
 
-    process: subprocess.Popen[str]
+    wait: Callable[[], str]
+    """Block until all are ready, and have this process look for them; a sentence on how it went.
 
-    def wait(self) -> str:
-        """Block until all is compiled, and have this process look for it; a sentence on how it went.
-
-        To be called before the first launch. Failure is no error: what is missing is compiled when it is
-        first launched, one kernel after another.
-        """
-        from mosso.kernels.gpu.compile import fix_keys
-
-        fix_keys()
-        out, err = self.process.communicate()
-        if self.process.returncode:
-            lines = err.strip().splitlines() or [f"exit status {self.process.returncode}"]
-            return f"kernels: could not be compiled ahead: {lines[-1]}"
-        found = json.loads(out.splitlines()[-1])
-        return f"kernels: {found['kernels']} for {found['arch']}, ready after {found['seconds']:.1f} s"
+    To be called before the first launch. Failure is no error: what is missing is compiled when it is first
+    launched, one kernel after another.
+    """
+    cancel: Callable[[], None]
 
 
 def start_compiling(folder: Path, **options: str | int | bool) -> Compilation:
-    """Begin to compile what an engine may launch; options: see `main`. Imports nothing, so it can come first.
+    """Begin to make ready what an engine on this process's device may launch; options: see `main`.
 
     start_compiling(folder, max_rows=256, max_tokens=8192, kv_dtype="float8_e4m3fn", deterministic=True)
     """
+    made = _list_for(folder, options)
+    if made.is_file():
+        return _start_loading(made)
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, value in options.items()
         if value is not False
     ]
-    command = [sys.executable, "-m", __name__, str(folder), *flags]
-    return Compilation(
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    command = [sys.executable, "-m", __name__, str(folder), f"--list={made}", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+
+    def wait() -> str:
+        from mosso.kernels.gpu.compile import fix_keys
+
+        fix_keys()
+        out, err = process.communicate()
+        if process.returncode:
+            lines = err.strip().splitlines() or [f"exit status {process.returncode}"]
+            return f"kernels: could not be compiled ahead: {lines[-1]}"
+        found = json.loads(out.splitlines()[-1])
+        return f"kernels: {found['kernels']} compiled for {found['arch']} in {found['seconds']:.1f} s"
+
+    return Compilation(wait, process.kill)
+
+
+def _start_loading(made: Path) -> Compilation:
+    """From the disk cache, by a thread: Python's part of it hides behind the reads of the weights."""
+    start = time.perf_counter()
+    said: list[str] = []
+
+    def load() -> None:
+        from mosso.kernels.gpu.compile import fix_keys, read_list
+
+        fix_keys()
+        try:
+            variants = read_list(made)
+            for variant in variants:
+                variant.load()
+            said.append(f"kernels: {len(variants)} from the cache in {time.perf_counter() - start:.1f} s")
+        except (
+            Exception
+        ) as error:  # another Triton's list, a file that is gone: launches compile what they miss
+            made.unlink(missing_ok=True)
+            said.append(f"kernels: could not be loaded ahead: {error}")
+
+    thread = threading.Thread(target=load, name="kernels", daemon=True)
+    thread.start()
+
+    def wait() -> str:
+        thread.join()
+        return said[0]
+
+    return Compilation(wait, lambda: None)
+
+
+def _list_for(folder: Path, options: dict[str, str | int | bool]) -> Path:
+    """Where the list of these kernels is or will be: within Triton's cache, so that they go together."""
+    import torch
+    import triton
+
+    from mosso.kernels.gpu.launch import chip
+
+    here = options.get("arch") or chip(torch.device("cuda", torch.cuda.current_device()))
+    rooms = Path(__file__).parent.parent
+    sources = [*(rooms / "kernels" / "gpu").glob("*.py"), *(rooms / "model").glob("*.py")]
+    digest = hashlib.sha256(
+        repr((triton.__version__, torch.__version__, here, sorted(options.items()))).encode()
     )
+    for file in (folder / "config.json", *sorted(sources)):
+        digest.update(file.read_bytes())
+    return Path(triton.knobs.cache.dir) / f"mosso-{digest.hexdigest()[:32]}.json"
 
 
 def main() -> None:
@@ -67,19 +125,18 @@ def main() -> None:
     parser.add_argument("--kv-dtype", default="bfloat16")
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--list", type=Path, help="where to say what was compiled")
     parser.add_argument("--resources", action="store_true", help="also print what each kernel takes")
     print(json.dumps(_compile(parser.parse_args())))
 
 
 def _compile(options: argparse.Namespace) -> dict[str, object]:
-    import time
-
     start = time.perf_counter()
     import torch
     import triton
 
     from mosso.checkpoint.config import read_config
-    from mosso.kernels.gpu.compile import chip_here, compile_all, plan, resources
+    from mosso.kernels.gpu.compile import chip_here, compile_all, plan, resources, write_list
     from mosso.kernels.gpu.launch import CHIPS
     from mosso.model.gpu_operations import TRITON, deterministic
     from mosso.model.gpu_rehearsal import Workload, rehearse
@@ -100,6 +157,8 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
     planned = time.perf_counter()
     compiled = compile_all(variants, options.processes)
     end = time.perf_counter()
+    if options.list is not None:
+        write_list(options.list, variants)
     if options.resources:
         for kernel in compiled:
             used = resources(kernel.cubin)

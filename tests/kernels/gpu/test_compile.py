@@ -48,6 +48,7 @@ from pathlib import Path
 import triton
 
 from mosso.checkpoint.config import read_config
+from mosso.engine.gpu_compile import start_compiling
 from mosso.kernels.gpu import compile as ahead, launch
 from mosso.model.gpu_rehearsal import Workload, rehearse
 
@@ -60,14 +61,19 @@ class Driver(ahead._PlannedDriver):
 
     launcher_cls = staticmethod(lambda source, metadata: lambda *_: None)
 
-found = {True: [], False: []}
-triton.knobs.compilation.listener = lambda *, src, cache_hit, **_: found[cache_hit].append(src.name)
+def launch_all():
+    found = {True: [], False: []}
+    triton.knobs.compilation.listener = lambda *, src, cache_hit, **_: found[cache_hit].append(src.name)
+    rehearse(Workload(read_config(folder), **sizes))
+    return found[True], found[False]
+
+folder, sizes = Path(sys.argv[1]), {"max_tokens": 40, "max_rows": 3, "max_context": 1024}
 chip = launch.CHIPS["sm_90"]
-ahead.fix_keys()
 launch.plan_for(chip)
 triton.runtime.driver.set_active(Driver(chip))
-rehearse(Workload(read_config(Path(sys.argv[1])), max_tokens=40, max_rows=3, max_context=1024))
-print(json.dumps({"hits": found[True], "misses": found[False]}))
+said = start_compiling(folder, arch="sm_90", **sizes).wait()
+hits, misses = launch_all()
+print(json.dumps({"said": said, "hits": hits, "misses": misses}))
 """
 
 
@@ -106,14 +112,24 @@ def test_every_kernel_fits(arch: str, tmp_path: Path) -> None:
 
 
 def test_launches_find_what_was_compiled(tmp_path: Path) -> None:
-    """Also where another process launches first what was planned last."""
-    folder, caches = folder_of(SMALL, tmp_path), {"TRITON_CACHE_DIR": str(tmp_path / "triton")}
-    sizes = ("--max-tokens=40", "--max-rows=3", "--max-context=1024")
-    (summary,) = run("-m", "mosso.engine.gpu_compile", folder, "--arch=sm_90", *sizes, **caches)
-    assert summary["kernels"] > 20
-    (found,) = run("-c", LAUNCH, folder, **caches)
-    assert not found["misses"]
-    assert len(found["hits"]) > 20
+    """On the disk after the first start, in memory after those that follow."""
+    folder, cache = folder_of(SMALL, tmp_path), tmp_path / "triton"
+    (first,) = run("-c", LAUNCH, folder, TRITON_CACHE_DIR=str(cache))
+    assert re.fullmatch(r"kernels: \d+ compiled for sm_90 in .* s", first["said"])
+    assert not first["misses"]
+    assert len(first["hits"]) > 20
+    (made,) = cache.glob("mosso-*.json")
+    (second,) = run("-c", LAUNCH, folder, TRITON_CACHE_DIR=str(cache))
+    assert re.fullmatch(
+        rf"kernels: {len(json.loads(made.read_text()))} from the cache in .* s", second["said"]
+    )
+    assert (second["hits"], second["misses"]) == ([], [])
+
+    made.write_text(made.read_text().replace("_norm_kernel", "_no_kernel"))  # a list that means nothing
+    (third,) = run("-c", LAUNCH, folder, TRITON_CACHE_DIR=str(cache))
+    assert "could not be loaded ahead" in third["said"]
+    assert not third["misses"]
+    assert not made.exists()
 
 
 def test_a_chip_that_is_not_here_is_named(tmp_path: Path) -> None:

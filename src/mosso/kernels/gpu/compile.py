@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,10 +61,14 @@ class TritonVariant:
     name: str
     specialization: str
 
+    def load(self) -> Any:
+        """Find it in the cache, or compile it, for this process's device; launches then find it in memory."""
+        function = getattr(importlib.import_module(self.module), self.name)
+        return function.preload(self.specialization)
+
     def compile(self) -> Compiled:
         start = time.perf_counter()
-        function = getattr(importlib.import_module(self.module), self.name)
-        kernel = function.preload(self.specialization)
+        kernel = self.load()
         seconds = time.perf_counter() - start
         return Compiled(self.name, kernel.metadata.shared, seconds, kernel.asm["cubin"])
 
@@ -185,6 +189,19 @@ def compile_all(variants: Sequence[Variant], processes: int) -> list[Compiled]:
 
 def _compile(variant: Variant) -> Compiled | None:
     return variant.compile()
+
+
+def write_list(file: Path, variants: Sequence[Variant]) -> None:
+    """Which Triton kernels these are, for `read_list`; whole or not at all."""
+    kernels = [asdict(variant) for variant in variants if isinstance(variant, TritonVariant)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
+        json.dump(kernels, part)
+    Path(part.name).replace(file)
+
+
+def read_list(file: Path) -> list[TritonVariant]:
+    return [TritonVariant(**kernel) for kernel in json.loads(file.read_text())]
 
 
 _MAJOR, _MINOR, _MULTIPROCESSORS, _SHARED_MEMORY = 75, 76, 16, 97  # CUdevice_attribute
