@@ -117,6 +117,10 @@ def test_one_token(device, dtype, heads):
         same_decode(decode_inputs([context], heads, device, dtype))
 
 
+def test_more_splits_than_are_merged_at_once(device, dtype, heads):
+    same_decode(decode_inputs([1300, 1, 1030], heads, device, dtype), splits=40)
+
+
 @pytest.mark.parametrize("window", [None, 128])
 def test_decode_within_wider_rows(device, dtype, heads, window):
     inputs = decode_inputs([40, 133], heads, device, dtype, window, beside=2 * heads.kv)

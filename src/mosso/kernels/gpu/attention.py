@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.kernels.attention import paged_attention
-from mosso.kernels.gpu.launch import num_multiprocessors, pdl
+from mosso.kernels.gpu.launch import HOPPER, chip, num_multiprocessors, pdl
 from mosso.kernels.gpu.rope import plane_strides
 from mosso.kernels.gpu.tickets import TICKETS, is_last, tickets
 
@@ -27,6 +27,7 @@ LOG2E = math.log2(math.e)
 _LOG2E = tl.constexpr(LOG2E)
 _LOWEST = tl.constexpr(-1e30)  # a maximum of no scores: finite, so that differences of two are numbers
 MOST_SPLITS = 64
+MOST_HALVINGS = tl.constexpr(5)  # of the parts of a decode tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,21 @@ def decode_tiling(window: int | None) -> DecodeTiling:
 def split_of(pairs: int, multiprocessors: int) -> Split:
     """The choice for `pairs` pairs of a token and a key/value head.
 
-    Four programs fill a multiprocessor. Where the pairs alone fill the chip, only long contexts are split, so
-    that one of them does not hold up the step: programs without tiles cost next to nothing.
+    Four programs fill a multiprocessor. Two tiles are on their way at once, so a program has as many. Where
+    the pairs alone fill the chip, only long contexts are split, so that none of them holds up the step: a
+    program without tiles costs next to nothing.
     """
     if pairs > TICKETS:
         return Split(1, 1)
     wanted = 4 * multiprocessors // pairs
     if wanted >= 4:
-        return Split(min(wanted, MOST_SPLITS), 1)
+        return Split(min(wanted, MOST_SPLITS), 2)
     return Split(4, 8 if wanted >= 2 else 32)
 
 
-def prefill_tiling(max_query: int) -> PrefillTiling:
-    return PrefillTiling(block_m=128, block_n=64, warps=4, stages=3)
+def prefill_tiling(capability: tuple[int, int]) -> PrefillTiling:
+    """Two programs, which take turns at the tensor cores and at the exponentials, fit a multiprocessor."""
+    return PrefillTiling(block_m=128, block_n=64, warps=8 if capability >= HOPPER else 4, stages=3)
 
 
 # One choice for all, with which a query's result depends on nothing but its own row: blocks of keys begin at
@@ -125,6 +128,7 @@ def decode_attention(
         parts = torch.empty(pairs, split.most, group, dim, dtype=torch.float32, device=q.device)
         stats = torch.empty(pairs, split.most, 2, group, dtype=torch.float32, device=q.device)
         counters = tickets(q.device)
+    assert cut.parts <= 1 << MOST_HALVINGS.value
     overlap = pdl(q.device)
     _decode_kernel[(tokens, kv_heads, split.most)](
         q, pool, pages, rows, positions, sinks, out, parts, stats, counters,
@@ -176,7 +180,7 @@ def prefill_attention(
     """
     tokens, heads, dim = q.shape
     spans, kv_heads = span_rows.shape[0], pool.shape[1]
-    cut = config or (UNIFORM if deterministic else prefill_tiling(max_query))
+    cut = config or (UNIFORM if deterministic else prefill_tiling(chip(q.device).capability))
     group = heads // kv_heads
     assert cut.block_m % group == 0
     out = torch.empty(tokens, heads, dim, dtype=q.dtype, device=q.device)
@@ -295,8 +299,8 @@ def _attend(
 ):  # fmt: skip
     """Keys first .. end - 1 → maximum [M] of the scaled scores, sum [M] of the weights, weighted sum [M, D].
 
-    M is the group, padded for the tensor cores. Products are batched over parts, which Triton gives to
-    different warps: each goes its own way, without waiting for the others, until all are merged.
+    M is the group, padded: for the tensor cores to 16, in the result to 8. Products are batched over parts,
+    which Triton gives to different warps: none waits for the others until all are merged.
     """
     rows: tl.constexpr = GROUP if GROUP > 16 else 16
     d = tl.arange(0, D)
@@ -322,9 +326,37 @@ def _attend(
             top, total, mixed = _step(query, k, v, key < end, top, total, mixed, scale)
             key += PARTS * KEYS
             page = tl.load(table + key // PAGE, mask=key < end, other=0)  # a tile ahead of its keys
+    if rows // 2 >= GROUP:
+        top, total, mixed = _first_half(top), _first_half(total), _first_half(mixed)
     best = tl.max(top, 0)
     shrink = tl.exp2(top - best[None, :])
-    return best, tl.sum(total * shrink, 0), tl.sum(mixed * shrink[:, :, None], 0)
+    return best, tl.sum(total * shrink, 0), _sum_over_parts(mixed * shrink[:, :, None])
+
+
+@triton.jit
+def _first_half(x):
+    """Of [PARTS, M] or [PARTS, M, D] the first M / 2: a thread has both halves, so that nothing moves."""
+    parts: tl.constexpr = x.shape[0]
+    half: tl.constexpr = x.shape[1] // 2
+    if len(x.shape) == 2:
+        halves = tl.permute(tl.reshape(x, (parts, 2, half)), (0, 2, 1))
+    else:
+        halves = tl.permute(tl.reshape(x, (parts, 2, half, x.shape[2])), (0, 2, 3, 1))
+    first, _ = tl.split(halves)
+    return first
+
+
+@triton.jit
+def _sum_over_parts(x):
+    """[PARTS, M, D] → [M, D]. Parts move into one thread first; tl.sum would exchange them one by one."""
+    rows: tl.constexpr = x.shape[1]
+    columns: tl.constexpr = x.shape[2]
+    x = tl.permute(x, (1, 2, 0))
+    for _ in tl.static_range(MOST_HALVINGS):
+        if x.shape[2] > 1:
+            first, second = tl.split(tl.reshape(x, (rows, columns, x.shape[2] // 2, 2)))
+            x = first + second
+    return tl.reshape(x, (rows, columns))
 
 
 @triton.jit
@@ -483,4 +515,4 @@ def _prefill_kernel(
             after = key + BLOCK_N
             page = tl.load(table + after // PAGE, mask=after <= last, other=0)  # a block ahead of its keys
         at = out + (token * (GROUP * tl.num_programs(1)) + head)[:, None] * D + d[None, :]
-        tl.store(at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=real)
+        tl.store(at, (mixed * (1 / total)[:, None]).to(out.dtype.element_ty), mask=real)
