@@ -128,12 +128,15 @@ def _many(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
     ops, config, layers = model.ops, model.config, model.weights.layers
     eps = config.rms_norm_eps
     normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
+    counts = torch.zeros(len(layers), config.num_experts, dtype=torch.int32, device=x.device)
     for index, layer in enumerate(layers):
         qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
         gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
         delta = ops.linear(gathered, layer.out, layer.out_bias)
         normed = ops.add_rms_norm(x, delta, layer.mlp_norm, eps)
-        routing = ops.route(normed, layer.router, layer.router_bias, config.experts_per_token, step.active)
+        routing = ops.route(
+            normed, layer.router, layer.router_bias, config.experts_per_token, step.active, counts=counts[index]
+        )  # fmt: skip
         act = ops.gate_up(normed, layer.experts, routing, config.swiglu_limit)
         normed = _combined(model, index, x, ops.down(act, layer.experts, routing))
 

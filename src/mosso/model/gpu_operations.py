@@ -128,6 +128,7 @@ def _uniform_route(
     active: torch.Tensor,
     *,
     norm: linear.Norm | None = None,
+    counts: torch.Tensor | None = None,
 ) -> router.Routing:
     tiles = router.tiling(_ROUTER_TOKENS, weight.shape[0])
-    return router.route(x, weight, bias, top_k, active, norm=norm, config=tiles)
+    return router.route(x, weight, bias, top_k, active, norm=norm, counts=counts, config=tiles)

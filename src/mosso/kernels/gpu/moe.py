@@ -199,13 +199,79 @@ def _product(
 
 
 @triton.jit
-def _prefetch_scales(scales, n, STRIDE: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr):
-    """Scales are read a word a row, each time anew; from L2 that is no wait."""
-    first = tl.min(n, 0) * STRIDE
-    line = tl.arange(0, BLOCK)
-    inside = line * 64 < STRIDE * N
-    where = scales + tl.where(inside, first + line * 64, first)
+def _prefetch(first, WORDS: tl.constexpr):
+    """Asks for so many 16-bit words from `first` on, to lie in L2 when they are loaded."""
+    line = tl.arange(0, triton.next_power_of_2((WORDS + 63) // 64)) * 64
+    where = first + tl.where(line < WORDS, line, 0)
     tl.inline_asm_elementwise(_PREFETCH, "=r,l", [where], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def _work(chosen, counts, E: tl.constexpr, PAIRS: tl.constexpr, DIRECT: tl.constexpr):
+    """This program's (expert, first place in its list, length of the list). DIRECT: one token, whose slots are
+    the blocks."""
+    if DIRECT:
+        expert = tl.load(chosen + tl.program_id(1))
+        start = 0
+        count = 1
+    else:
+        expert, start, count = _block(counts, tl.program_id(1), E, PAIRS)
+    return expert, start, count
+
+
+@triton.jit
+def _pairs(expert_list, start, count, PAIRS: tl.constexpr, DIRECT: tl.constexpr):
+    """The pairs [PAIRS] of a block, and which of them there are."""
+    place = start + tl.arange(0, PAIRS)
+    real = place < count
+    if DIRECT:
+        pair = tl.where(real, tl.program_id(1), 0)
+    else:
+        pair = tl.load(expert_list + place, mask=real, other=0)
+    return pair, real
+
+
+@triton.jit
+def _gate_up_block(
+    x,
+    words,  # of the expert, as all that follow
+    scales,
+    bias,
+    pairs_list,
+    out,
+    start,
+    count,
+    limit,
+    H: tl.constexpr,
+    INNER: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ALPHA: tl.constexpr,
+    DIRECT: tl.constexpr,
+    ROWS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    UNROLL: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    CHUNKS: tl.constexpr = (H + 63) // 64
+    SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
+    pair, real = _pairs(pairs_list, start, count, PAIRS, DIRECT)
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    b = tl.load(bias + n, mask=n < 2 * INNER, other=0.0)
+    acc = _product(
+        x + (pair // TOP_K).to(tl.int64) * H, real, words, scales, n, 0,
+        CHUNKS, H, CHUNKS, SCALE_STRIDE, N_PADDED, ROWS, PAIRS, UNROLL, PTX,
+    )  # fmt: skip
+    acc += b.to(tl.float32)[:, None]
+    # Eight gates, then their eight ups: see interleave_gate_up.
+    both = tl.permute(tl.reshape(acc, (ROWS // 16, 2, 8, PAIRS)), (0, 2, 3, 1))
+    gate, up = tl.split(both)
+    gate = tl.minimum(gate, limit)
+    up = tl.minimum(tl.maximum(up, -limit), limit)
+    act = tl.reshape(gate * tl.sigmoid(ALPHA * gate) * (up + 1.0), (ROWS // 2, PAIRS))
+    column = tl.program_id(0) * (ROWS // 2) + tl.arange(0, ROWS // 2)
+    target = out + (pair.to(tl.int64) * INNER)[None, :] + column[:, None]
+    tl.store(target, act.to(out.dtype.element_ty), mask=real[None, :] & (column < INNER)[:, None])
 
 
 @triton.jit(do_not_specialize=["stride"])
@@ -227,6 +293,7 @@ def _gate_up_kernel(
     TOP_K: tl.constexpr,
     ALPHA: tl.constexpr,
     DIRECT: tl.constexpr,
+    TAIL: tl.constexpr,
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -239,61 +306,65 @@ def _gate_up_kernel(
         gdc_wait()
         # Only now: whoever starts behind us may then take the routing for final before its own wait.
         gdc_launch_dependents()
-    place = tl.arange(0, PAIRS)
-    if DIRECT:  # one pair a block
-        expert = tl.load(chosen + tl.program_id(1))
-        count = 1
-        pair = tl.where(place == 0, tl.program_id(1), 0)
-        start = 0
-    else:
-        expert, start, count = _block(counts, tl.program_id(1), E, PAIRS)
-        pair = place
+    expert, start, count = _work(chosen, counts, E, PAIRS, DIRECT)
     if expert >= E:
         return
-    if not DIRECT:
-        pair = tl.load(
-            lists + expert.to(tl.int64) * stride + start + place, mask=start + place < count, other=0
-        )
     wide = expert.to(tl.int64)
-    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    expert_words = words + wide * (N_PADDED * CHUNKS * 16)
     expert_scales = scales + wide * (N_PADDED * SCALE_STRIDE)
-    if PTX:
-        _prefetch_scales(
-            expert_scales, n, SCALE_STRIDE, ROWS, triton.next_power_of_2(SCALE_STRIDE * ROWS // 64)
-        )
-    b = tl.load(bias + wide * (2 * INNER) + n, mask=n < 2 * INNER, other=0.0)
-    rows = x + (pair // TOP_K).to(tl.int64) * H
+    expert_bias = bias + wide * (2 * INNER)
+    expert_list = lists + wide * stride
+    if PTX:  # scales are read a word a row, each time anew: from L2 that is no wait
+        _prefetch(expert_scales + tl.program_id(0) * ROWS * SCALE_STRIDE, ROWS * SCALE_STRIDE)
+    if TAIL and count - start <= PAIRS // 2:
+        _gate_up_block(
+            x, expert_words, expert_scales, expert_bias, expert_list, out, start, count, limit,
+            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS // 2, UNROLL, PTX,
+        )  # fmt: skip
+    else:
+        _gate_up_block(
+            x, expert_words, expert_scales, expert_bias, expert_list, out, start, count, limit,
+            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS, UNROLL, PTX,
+        )  # fmt: skip
+
+
+@triton.jit
+def _down_block(
+    act,
+    words,  # of the expert, as all that follow
+    scales,
+    bias,
+    shares,
+    pairs_list,
+    out,
+    start,
+    count,
+    H: tl.constexpr,
+    INNER: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    DIRECT: tl.constexpr,
+    SPLITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    UNROLL: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    CHUNKS: tl.constexpr = (INNER + 63) // 64
+    SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
+    pair, real = _pairs(pairs_list, start, count, PAIRS, DIRECT)
+    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    b = tl.load(bias + n, mask=n < H, other=0.0)
+    share = tl.load(shares + pair)
+    split = tl.program_id(2)
     acc = _product(
-        rows,
-        start + place < count,
-        words + wide * (N_PADDED * CHUNKS * 16),
-        expert_scales,
-        n,
-        0,
-        CHUNKS,
-        H,
-        CHUNKS,
-        SCALE_STRIDE,
-        N_PADDED,
-        ROWS,
-        PAIRS,
-        UNROLL,
-        PTX,
-    )
-    acc += b.to(tl.float32)[:, None]
-    # Eight gates, then their eight ups: see interleave_gate_up.
-    pairs = tl.permute(tl.reshape(acc, (ROWS // 16, 2, 8, PAIRS)), (0, 2, 3, 1))
-    gate, up = tl.split(pairs)
-    gate = tl.minimum(gate, limit)
-    up = tl.minimum(tl.maximum(up, -limit), limit)
-    act = tl.reshape(gate * tl.sigmoid(ALPHA * gate) * (up + 1.0), (ROWS // 2, PAIRS))
-    column = tl.program_id(0) * (ROWS // 2) + tl.arange(0, ROWS // 2)
-    target = out + (pair.to(tl.int64) * INNER)[None, :] + column[:, None]
-    tl.store(
-        target,
-        act.to(out.dtype.element_ty),
-        mask=(start + place < count)[None, :] & (column < INNER)[:, None],
-    )
+        act + pair.to(tl.int64) * INNER, real, words, scales, n, split * (CHUNKS // SPLITS),
+        CHUNKS // SPLITS, INNER, CHUNKS, SCALE_STRIDE, N_PADDED, ROWS, PAIRS, UNROLL, PTX,
+    )  # fmt: skip
+    if split == 0:
+        acc += b.to(tl.float32)[:, None]
+    acc *= share[None, :]
+    target = out + ((pair.to(tl.int64) * SPLITS + split) * H)[None, :] + n[:, None]
+    tl.store(target, acc.to(out.dtype.element_ty), mask=real[None, :] & (n < H)[:, None])
 
 
 @triton.jit(do_not_specialize=["stride"])
@@ -313,6 +384,7 @@ def _down_kernel(
     N_PADDED: tl.constexpr,
     E: tl.constexpr,
     DIRECT: tl.constexpr,
+    TAIL: tl.constexpr,
     SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -322,60 +394,36 @@ def _down_kernel(
 ):
     CHUNKS: tl.constexpr = (INNER + 63) // 64
     SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
-    if PDL:
-        gdc_launch_dependents()
     # The routing is final (gate_up let us start after its own wait), so weights may be fetched ahead.
-    place = tl.arange(0, PAIRS)
-    if DIRECT:
-        expert = tl.load(chosen + tl.program_id(1))
-        count = 1
-        pair = tl.where(place == 0, tl.program_id(1), 0)
-        start = 0
-    else:
-        expert, start, count = _block(counts, tl.program_id(1), E, PAIRS)
-        pair = place
+    expert, start, count = _work(chosen, counts, E, PAIRS, DIRECT)
     if expert >= E:
         return
-    if not DIRECT:
-        pair = tl.load(
-            lists + expert.to(tl.int64) * stride + start + place, mask=start + place < count, other=0
-        )
     wide = expert.to(tl.int64)
-    n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert_words = words + wide * (N_PADDED * CHUNKS * 16)
     expert_scales = scales + wide * (N_PADDED * SCALE_STRIDE)
+    expert_bias = bias + wide * H
+    expert_list = lists + wide * stride
     if PTX:
-        _prefetch_scales(
-            expert_scales, n, SCALE_STRIDE, ROWS, triton.next_power_of_2(SCALE_STRIDE * ROWS // 64)
-        )
-    b = tl.load(bias + wide * H + n, mask=n < H, other=0.0)
-    share = tl.load(shares + pair)
+        _prefetch(expert_scales + tl.program_id(0) * ROWS * SCALE_STRIDE, ROWS * SCALE_STRIDE)
+        if DIRECT and ROWS % 32 == 0 and N_PADDED % ROWS == 0:  # gate_up alone leaves memory idle
+            for tile in tl.static_range(ROWS // 32):
+                first = (tl.program_id(0) * (ROWS // 32) + tile) * CHUNKS + tl.program_id(2) * (
+                    CHUNKS // SPLITS
+                )
+                _prefetch(expert_words + first * 512, CHUNKS // SPLITS * 512)
     if PDL:
         gdc_wait()
-    rows = act + pair.to(tl.int64) * INNER
-    split = tl.program_id(2)
-    acc = _product(
-        rows,
-        start + place < count,
-        expert_words,
-        expert_scales,
-        n,
-        split * (CHUNKS // SPLITS),
-        CHUNKS // SPLITS,
-        INNER,
-        CHUNKS,
-        SCALE_STRIDE,
-        N_PADDED,
-        ROWS,
-        PAIRS,
-        UNROLL,
-        PTX,
-    )
-    if split == 0:
-        acc += b.to(tl.float32)[:, None]
-    acc *= share[None, :]
-    target = out + ((pair.to(tl.int64) * SPLITS + split) * H)[None, :] + n[:, None]
-    tl.store(target, acc.to(out.dtype.element_ty), mask=(start + place < count)[None, :] & (n < H)[:, None])
+        gdc_launch_dependents()  # only now, so that what comes next does not take memory from gate_up
+    if TAIL and count - start <= PAIRS // 2:
+        _down_block(
+            act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
+            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS // 2, UNROLL, PTX,
+        )  # fmt: skip
+    else:
+        _down_block(
+            act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
+            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS, UNROLL, PTX,
+        )  # fmt: skip
 
 
 # ---- wrappers
@@ -384,6 +432,11 @@ def _down_kernel(
 def _largest_divisor(chunks: int, most: int) -> int:
     """The largest divisor of the number of chunks that is at most `most`: no loop has a tail."""
     return max(divisor for divisor in range(1, most + 1) if chunks % divisor == 0)
+
+
+def _has_tail(tile: Tile) -> bool:
+    """Whether the last pairs of a list, where they are few, are taken by half a block."""
+    return tile.pairs >= 128
 
 
 def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> int:
@@ -399,7 +452,7 @@ def gate_up_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> T
     """By the mean length of an expert's list; measured on an H100 (docs/facts.md)."""
     mean = tokens * top_k / experts
     if mean <= 4:
-        return Tile(64, 8, 5, 4, 3)
+        return Tile(64, 8, 5 if tokens > 1 else 3, 4, 3)
     if mean <= 8:
         return Tile(128, 16, 5, 8, 3)
     if mean <= 24:
@@ -447,6 +500,7 @@ def gate_up(
         TOP_K=top_k,
         ALPHA=SWIGLU_ALPHA,
         DIRECT=direct,
+        TAIL=_has_tail(tile),
         ROWS=tile.rows,
         PAIRS=tile.pairs,
         UNROLL=_largest_divisor(triton.cdiv(hidden, CHUNK), tile.chunks),
@@ -497,6 +551,7 @@ def down(
         N_PADDED=tiles * ROWS,
         E=num_experts,
         DIRECT=direct,
+        TAIL=_has_tail(tile),
         SPLITS=splits,
         ROWS=tile.rows,
         PAIRS=tile.pairs,

@@ -42,10 +42,8 @@ class Tiling:
 
 def tiling(tokens: int, experts: int) -> Tiling:
     """The choice for `tokens` tokens: as few tokens and experts a program as fill the chip."""
-    if tokens <= 4:  # a choice within one warp has no barriers
-        return Tiling(tokens=1, experts=1, depth=256, warps=1)
     if tokens <= FEW_TOKENS:
-        return Tiling(tokens=1, experts=max(1, experts // 64), depth=512, warps=2)
+        return Tiling(tokens=1, experts=min(experts, 4), depth=1024, warps=4)
     if tokens <= 256:
         return Tiling(tokens=16, experts=min(experts, 16), depth=128, warps=max(1, experts // 64), stages=4)
     if tokens <= 1024:
@@ -75,12 +73,14 @@ def route(
     active: torch.Tensor,
     *,
     norm: Norm | None = None,
+    counts: torch.Tensor | None = None,
     config: Tiling | None = None,
 ) -> Routing:
     """The top_k experts of each row of x [T, H] by logits x · router [E, H]ᵀ + bias [E]; E a power of two.
 
     active int32 [1]: the first padding token. With `norm`, x is the float32 stream: it is normed, rounded to
-    router's type, and kept as `normed`; without it x is of that type and is `normed` itself.
+    router's type, and kept as `normed`; without it x is of that type and is `normed` itself. counts int32 [E]
+    of zeros, if there is one already, saves a launch.
     """
     (tokens, hidden), experts = x.shape, router.shape[0]
     assert x.is_contiguous()
@@ -90,7 +90,9 @@ def route(
     def empty(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
 
-    chosen, counts, lists = empty(tokens, top_k), empty(experts), empty(experts, tokens)
+    chosen, lists = empty(tokens, top_k), empty(experts, tokens)
+    zeroed = counts is not None
+    counts = empty(experts) if counts is None else counts
     shares = empty(tokens, top_k, dtype=torch.float32)
     logits = empty(tokens, experts, dtype=torch.float32)
     results = logits, chosen, shares, counts, lists, tickets(x.device), active, tokens
@@ -112,7 +114,8 @@ def route(
     assert tiles <= TICKETS
     if norm is None:
         normed = x
-        counts.zero_()
+        if not zeroed:
+            counts.zero_()
     else:
         normed = rms_norm(x, *norm, router.dtype, clear=counts)
     _many_kernel[(tiles, experts // cut.experts)](
@@ -131,6 +134,7 @@ def route_twin(
     active: torch.Tensor,
     *,
     norm: Norm | None = None,
+    counts: torch.Tensor | None = None,
     config: Tiling | None = None,
 ) -> Routing:
     tokens, experts = x.shape[0], router.shape[0]
