@@ -53,9 +53,10 @@ def start_compiling(folder: Path, **options: str | int | bool) -> Compilation:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
     def wait() -> str:
-        from mosso.kernels.gpu.compile import fix_keys
+        from mosso.kernels.gpu.compile import fix_keys, tell_of_late_compilation
 
         fix_keys()
+        tell_of_late_compilation()
         out, err = process.communicate()
         if process.returncode:
             lines = err.strip().splitlines() or [f"exit status {process.returncode}"]
@@ -72,9 +73,10 @@ def _start_loading(made: Path) -> Compilation:
     said: list[str] = []
 
     def load() -> None:
-        from mosso.kernels.gpu.compile import fix_keys, read_list
+        from mosso.kernels.gpu.compile import fix_keys, read_list, tell_of_late_compilation
 
         fix_keys()
+        tell_of_late_compilation()
         try:
             variants = read_list(made)
             for variant in variants:

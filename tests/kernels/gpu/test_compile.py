@@ -11,13 +11,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import triton
 
 from mosso.checkpoint.config import config_json
 from mosso.core.config import GPT_OSS_20B, ModelConfig
 from mosso.kernels import gpu
+from mosso.kernels.gpu.compile import tell_of_late_compilation
 from mosso.kernels.gpu.launch import CHIPS
 
 KIB = 1 << 10
@@ -130,6 +133,19 @@ def test_launches_find_what_was_compiled(tmp_path: Path) -> None:
     assert "could not be loaded ahead" in third["said"]
     assert not third["misses"]
     assert not made.exists()
+
+
+def test_a_kernel_that_was_not_ready_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(triton.knobs.compilation, "listener", None)
+    tell_of_late_compilation()
+    source, times = SimpleNamespace(name="_late_kernel"), SimpleNamespace(total=2_300_000)
+    for hit in (True, False):
+        triton.knobs.compilation.listener(
+            src=source, metadata={}, metadata_group={}, times=times, cache_hit=hit
+        )
+    assert caplog.messages == ["the kernel _late_kernel was not ready: compiled in 2.3 s"]
 
 
 def test_a_chip_that_is_not_here_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import ctypes
 import functools
 import importlib
 import json
+import logging
 import multiprocessing
 import pkgutil
 import re
@@ -35,6 +36,8 @@ from mosso.core.errors import EngineError, UsageError
 from mosso.kernels import gpu
 from mosso.kernels.gpu import launch
 from mosso.kernels.gpu.launch import Chip
+
+logger = logging.getLogger("mosso")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,17 @@ def fix_keys() -> None:
         functions = {name: value for name, value in vars(module).items() if isinstance(value, JITFunction)}
         for _, function in sorted(functions.items()):
             _ = function.cache_key
+
+
+def tell_of_late_compilation() -> None:
+    """From now on log each kernel that this process compiles, as a warning: requests wait for it."""
+
+    def told(*, src: Any, metadata: dict[str, Any], times: Any, cache_hit: bool, **_: Any) -> None:
+        if not cache_hit:
+            seconds = times.total / 1e6
+            logger.warning("the kernel %s was not ready: compiled in %.1f s", src.name, seconds)
+
+    triton.knobs.compilation.listener = told
 
 
 def plan(chip: Chip, rehearse: Callable[[], None]) -> list[Variant]:
