@@ -83,7 +83,7 @@ def stage(
     with ThreadPoolExecutor(max(1, count), thread_name_prefix="staging") as pool:
         workers = [pool.submit(work) for _ in range(count)]
     if stream is not None:
-        stream.synchronize()  # before the buffers are freed: their last readers are done
+        stream.synchronize()  # here, not at some later launch, errors of the device show
     for worker in workers:
         worker.result()
 
@@ -121,6 +121,7 @@ class _CudaLane(_Lane):
         self._stream = stream
         self._device = torch.empty(nbytes, dtype=torch.uint8, device=stream.device)
         self._copies = torch.cuda.Stream(stream.device)
+        self._copies.wait_stream(stream)  # which may still use what the allocator has just given us
         self._placed = torch.cuda.Event()
 
     def _buffer(self, nbytes: int) -> torch.Tensor:
