@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 
+import click
 import pytest
 
+from mosso.cli.engine_options import NAMES, engine_settings, memory
 from mosso.cli.main import COMMANDS
+from mosso.engine.settings import EngineSettings
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -22,7 +26,34 @@ def test_plan_needs_no_files(run) -> None:
     assert result.exit_code == 0
     assert "20.91 B parameters" in result.output
     assert "experts (MXFP4, as stored)" in result.output
-    assert "tokens of KV that fit 80 GiB" in result.output
+    assert "tokens of KV that fit 74.1 GiB" in result.output
+
+
+def test_gpu_memory_is_a_share_or_bytes() -> None:
+    param = click.Option(["--gpu-memory"])
+    read = partial(memory, click.Context(click.Command("serve")), param)
+    assert read(None) is None
+    assert read("0.93") == 0.93
+    assert read("16GiB") == read("16g") == 16 << 30
+    assert read("1.5 GiB".replace(" ", "")) == 3 << 29
+    for wrong in ("0", "-1", "lots", "16X"):
+        with pytest.raises(click.BadParameter):
+            read(wrong)
+
+
+def test_flags_that_were_not_given_keep_their_defaults(tmp_path) -> None:
+    given = dict.fromkeys(NAMES) | {"kv_memory": 64, "prefix_cache": False, "other": 1}
+    assert engine_settings(tmp_path, given) == EngineSettings(
+        tmp_path, kv_memory=64 << 20, prefix_cache=False
+    )
+    assert given == {"other": 1}
+
+
+def test_plan_takes_the_presets_sizes(run) -> None:
+    assert "windows of 256 sequences" in run("plan", "20b").output
+    assert "windows of 128 sequences" in run("plan", "120b").output
+    assert "windows of 32 sequences" in run("plan", "120b", "--preset", "latency").output
+    assert "windows of 5 sequences" in run("plan", "120b", "--max-rows", 5).output
 
 
 def test_plan_says_when_nothing_fits(run) -> None:
@@ -54,6 +85,13 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
         (("serve", "demo", "--port", "0", "--threads", "100000"), "--threads must be 1 to 1024"),
         (("serve", "demo", "--port", "0", "--kv-memory", "999999999"), "--kv-memory"),
         (("serve", "demo", "--drain", "-1"), "--drain"),
+        (("serve", "demo", "--gpu-memory", "most"), "such as 0.93"),
+        (("serve", "demo", "--preset", "fast"), "--preset"),
+        (
+            ("serve", "demo", "--port", "0", "--device", "cpu", "--kv-dtype", "float8"),
+            "--kv-dtype must be auto",
+        ),
+        (("chat", "http://127.0.0.1:1", "--preset", "latency"), "--preset: the engine behind a URL"),
         (("plan", "nowhere"), "no model 'nowhere'"),
         (("chat", "http://127.0.0.1:1"), "no server answers"),
         (("pull", "no such thing"), "no hub id"),

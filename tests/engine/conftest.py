@@ -64,7 +64,14 @@ def settings(model: Path) -> Callable[..., EngineSettings]:
 
     def make(**changes: object) -> EngineSettings:
         base = EngineSettings(
-            model, threads=1, page_size=8, token_budget=64, max_rows=16, kv_memory=16 << 20, check=True
+            model,
+            device="cpu",
+            threads=1,
+            page_size=8,
+            token_budget=64,
+            max_rows=16,
+            kv_memory=16 << 20,
+            check=True,
         )
         return replace(base, **changes)
 

@@ -73,6 +73,8 @@ async def test_a_stream_from_start_to_close(settings, request_of, bench, capfd):
         assert client.notes[0] == "experts: MXFP4, as stored"
         assert client.notes[1].startswith("kernels: ")
         assert client.notes[2].startswith("KV cache: ")
+        assert client.notes[3] == "cpu, preset balanced: --token-budget 64 --prefill-budget 64 --max-rows 16"
+        assert client.settings == settings().resolved(cuda=False)
         request = request_of("a", range(40), max_tokens=20)
         events = await collect(client, request)
         assert tokens_of(events) == bench().run([request])["a"].tokens

@@ -18,17 +18,25 @@ from mosso.engine import messages
 from mosso.engine.cores import cpu_quota, physical_cores, usable_cores
 from mosso.engine.memory import kv_budget
 from mosso.engine.settings import MIB, EngineSettings
-from mosso.model.plan import span, window_need
+from mosso.model.kv_pages import cached_window_pages, divide, span, window_need
 from mosso.scheduler import SchedulerConfig
 
-BASE = EngineSettings(Path("model"))
+BASE = EngineSettings(Path("model"), device="cpu").resolved(cuda=False)
+CUDA = EngineSettings(Path("model"), device="cuda")
 
 
 @pytest.mark.parametrize(
     ("change", "flag"),
     [
         ({"device": "tpu"}, "--device"),
+        ({"preset": "fast"}, "--preset"),
         ({"dtype": "float16"}, "--dtype"),
+        ({"kv_dtype": "int4"}, "--kv-dtype"),
+        ({"kv_dtype": "float8"}, "--kv-dtype"),
+        ({"dtype": "float32", "device": "cuda"}, "--dtype"),
+        ({"experts": "expanded", "device": "cuda"}, "--experts"),
+        ({"gpu_memory": 0}, "--gpu-memory"),
+        ({"prefill_budget": 0}, "--prefill-budget"),
         ({"experts": "some"}, "--experts"),
         ({"page_size": 10}, "--page-size"),
         ({"token_budget": 0}, "--token-budget"),
@@ -50,8 +58,40 @@ def test_defaults_that_depend_on_the_machine():
     assert BASE.num_threads == usable_cores() >= 1
     assert replace(BASE, threads=3).num_threads == 3
     assert BASE.dtype_name == "float32"
-    assert replace(BASE, device="cuda").dtype_name == "bfloat16"
+    assert CUDA.dtype_name == CUDA.kv_dtype_name == "bfloat16"
     assert replace(BASE, dtype="bfloat16").dtype_name == "bfloat16"
+    assert replace(CUDA, kv_dtype="float8").kv_dtype_name == "float8"
+
+
+def test_a_preset_fills_what_is_open_and_nothing_else():
+    wished = EngineSettings(Path("model"), preset="latency", max_rows=100)
+    on_cpu, on_cuda = wished.resolved(cuda=False), wished.resolved(cuda=True)
+    assert (on_cpu.device, on_cuda.device) == ("cpu", "cuda")
+    assert on_cpu.max_rows == on_cuda.max_rows == 100
+    assert (on_cpu.token_budget, on_cuda.token_budget) == (256, 2048)
+    assert on_cpu.prefill_budget < on_cuda.prefill_budget < on_cuda.token_budget
+    assert on_cpu.kv_memory == 1024 * MIB
+    assert on_cuda.kv_memory is None
+    assert wished.resolved(cuda=True).resolved(cuda=True) == on_cuda
+    large = replace(CUDA).resolved(cuda=True, weight_bytes=60 << 30)
+    assert large.max_rows * 2 == CUDA.resolved(cuda=True, weight_bytes=14 << 30).max_rows == 256
+    assert EngineSettings(Path("m"), max_rows=5000).resolved(cuda=False).token_budget == 5000
+    assert EngineSettings(Path("m"), token_budget=8).resolved(cuda=False).max_rows == 8
+    assert EngineSettings(Path("m"), token_budget=8).resolved(cuda=False).prefill_budget == 8
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("preset", ["latency", "balanced", "throughput"])
+def test_every_preset_is_possible(device, preset):
+    for size in (0, 60 << 30):
+        found = EngineSettings(Path("m"), device=device, preset=preset).resolved(cuda=True, weight_bytes=size)
+        assert found.rows <= found.prefill_budget <= found.budget
+
+
+def test_what_the_device_found_cannot_do_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"--kv-dtype must be auto on the CPU; it is float8"):
+        EngineSettings(Path("m"), kv_dtype="float8").resolved(cuda=False)
+    assert EngineSettings(Path("m"), kv_dtype="float8").resolved(cuda=True).kv_dtype == "float8"
 
 
 def test_the_client_side_does_not_import_torch():
@@ -124,11 +164,47 @@ def test_the_budget_stays_within_memory_and_leaves_little(memory, max_rows, page
     )
 
 
+@given(
+    memory=st.integers(0, 10**9),
+    full=st.integers(1, 1000),
+    window=st.integers(0, 1000),
+    need=st.integers(0, 1000),
+)
+def test_pages_are_divided_to_the_last(memory, full, window, need):
+    pages = divide(memory, full, window, need)
+    assert pages.window == need + cached_window_pages(pages.full)
+    if pages.full:
+        assert pages.full * full + pages.window * window <= memory
+    more = (pages.full + 2) * full + (need + cached_window_pages(pages.full + 2) + 1) * window
+    assert more > memory
+
+
+def test_large_pools_give_little_to_cached_windows():
+    assert cached_window_pages(800) == 100
+    assert cached_window_pages(2048) == 256
+    assert cached_window_pages(150_000) < 150_000 // 50
+
+
+def test_what_the_device_leaves_bounds_the_pages():
+    cuda = replace(CUDA, token_budget=1024, max_rows=64)
+    open_end, bounded = kv_budget(GPT_OSS_20B, cuda, 8 << 30), replace(cuda, kv_memory=4 << 30)
+    assert kv_budget(GPT_OSS_20B, bounded, 8 << 30).full_tokens < open_end.full_tokens
+    assert kv_budget(GPT_OSS_20B, bounded, 2 << 30).total_bytes <= 2 << 30
+    with pytest.raises(UsageError, match=r"--gpu-memory leaves too little: 100 MiB is all taken"):
+        kv_budget(GPT_OSS_20B, cuda, 100 << 20)
+    with pytest.raises(UsageError, match=r"--gpu-memory leaves too little: 0 MiB"):
+        kv_budget(GPT_OSS_20B, cuda, -5)
+
+
 def test_bytes_a_token_of_20b():
     """24 KiB a token in BF16 over the 12 full layers, and as much over the 12 sliding ones."""
-    budget = kv_budget(GPT_OSS_20B, replace(BASE, device="cuda", kv_memory=8192 * MIB))
+    cuda = replace(CUDA, token_budget=1024, max_rows=64, kv_memory=8192 * MIB)
+    budget = kv_budget(GPT_OSS_20B, cuda)
     assert budget.full_page_bytes == budget.window_page_bytes == 16 * 24 * 1024
     assert budget.full_tokens > 300_000
+    half = kv_budget(GPT_OSS_20B, replace(cuda, kv_dtype="float8"))
+    assert 2 * half.full_page_bytes == budget.full_page_bytes
+    assert half.full_tokens > 2 * budget.full_tokens
     twice = kv_budget(GPT_OSS_20B, replace(BASE, kv_memory=8192 * MIB))
     assert twice.full_page_bytes == 2 * budget.full_page_bytes
 

@@ -19,9 +19,10 @@ from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine.memory import kv_budget
 from mosso.engine.settings import EngineSettings
+from mosso.model.kv_pages import window_need
 from mosso.model.loading import load_weights
 from mosso.model.paged import kv_bytes_per_page
-from mosso.model.plan import Dtype, format_bytes, format_plan, plan_memory, window_need
+from mosso.model.plan import Dtype, format_bytes, format_plan, plan_memory
 
 GIB = 1 << 30
 
@@ -59,7 +60,9 @@ def test_weights_are_planned_to_the_byte(
         loaded = load_weights(
             checkpoint, dtype=getattr(torch, dtype), storage=getattr(torch, storage), experts=experts
         )
-    plan = plan_memory(TINY, experts_format=stored, dtype=dtype, storage=storage, experts=experts)
+    plan = plan_memory(
+        TINY, experts_format=stored, device="cpu", dtype=dtype, storage=storage, experts=experts
+    )
     assert plan.weight_bytes == tensor_bytes(loaded)
 
 
@@ -74,12 +77,34 @@ def test_the_published_models_on_an_80_gb_gpu() -> None:
     small, large = (plan_memory(config, memory=79 * GIB) for config in (GPT_OSS_20B, GPT_OSS_120B))
     assert (small.kv_token_bytes, large.kv_token_bytes) == (24 << 10, 36 << 10)
     assert (small.window_sequence_bytes, large.window_sequence_bytes) == (3 << 20, 9 << 19)
-    assert small.weight_bytes == pytest.approx(13_761_264_768, rel=1e-4)  # norms and sinks are float32
-    assert large.weight_bytes == pytest.approx(65_248_815_744, rel=1e-4)
+    assert small.weight_bytes == pytest.approx(13_761_264_768, rel=5e-3)  # as stored, and some padding
+    assert large.weight_bytes == pytest.approx(65_248_815_744, rel=5e-3)
     assert small.kv_tokens > 2_400_000
     assert large.kv_tokens > 400_000
     assert large.sequences(131_072) == 3
     assert small.sequences(8) == small.max_rows
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "least"),
+    [(GPT_OSS_20B, 256, 2_400_000), (GPT_OSS_120B, 64, 280_000), (GPT_OSS_120B, 128, 280_000)],
+)
+def test_tokens_in_93_percent_of_an_h100(config: Any, rows: int, least: int) -> None:
+    plan = plan_memory(config, memory=int(0.93 * 79.65 * GIB), max_rows=rows, token_budget=8192)
+    assert plan.kv_tokens >= least
+    assert plan.cached_bytes < 0.02 * plan.memory
+    half = plan_memory(config, memory=plan.memory, max_rows=rows, token_budget=8192, kv_dtype="float8")
+    assert half.kv_tokens > 2 * plan.kv_tokens
+
+
+def test_the_gpus_weights_are_planned_to_the_byte(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    from mosso.model.gpu_loading import load_gpu_weights
+
+    write_random(tmp_path, TINY, device="cpu")
+    with open_checkpoint(tmp_path) as checkpoint:
+        loaded = load_gpu_weights(checkpoint, torch.device("cpu"))
+    assert plan_memory(TINY, device="cuda").weight_bytes == tensor_bytes(loaded)
 
 
 @settings(max_examples=40)
@@ -98,7 +123,8 @@ def test_what_is_said_to_fit_fits_and_a_little_more_does_not(
     assert plan.kv_tokens == plan.full_pages * page_size
 
     def used(pages: int) -> float:
-        return plan.fixed_bytes + pages * (plan.full_page_bytes + plan.window_page_bytes / 8)
+        cached = min(pages, 2048) / 8 + max(0, pages - 2048) / 64
+        return plan.fixed_bytes + pages * plan.full_page_bytes + cached * plan.window_page_bytes
 
     if plan.full_pages:
         assert used(plan.full_pages) <= memory
@@ -131,7 +157,7 @@ def test_the_table() -> None:
     text = format_plan(plan_memory(GPT_OSS_20B, memory=80 * GIB))
     assert text.startswith("24 layers, 32 experts, 20.91 B parameters\n")
     rows = (
-        r"weights +12.8 GiB",
+        r"weights +12.9 GiB",
         r"each token, in 12 full layers +24 KiB",
         r"windows of 128 +3 MiB",
         r"tokens of KV that fit 80 GiB +2,\d{3},\d{3}",
@@ -172,7 +198,7 @@ def test_tokens_are_those_that_the_engine_would_hold(
     plan = replace(plan, memory=given_memory)
     engine = EngineSettings(
         Path(),
-        dtype="bfloat16",
+        device="cuda",
         page_size=page_size,
         token_budget=budget,
         max_rows=max_rows,

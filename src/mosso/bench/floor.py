@@ -42,6 +42,20 @@ def decode_bytes(config: ModelConfig, batch: int, context: int, weights: WeightB
     return dense * weights.dense + c.num_layers * experts * weights.expert + kv
 
 
+def cuda_bandwidth(megabytes: int = 1024, runs: int = 7) -> float:
+    """Bytes a second that the GPU reads from its memory, measured now: the best of a few sums."""
+    data = torch.ones(megabytes << 18, device="cuda")
+    best = float("inf")
+    for _ in range(runs):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        data.sum()
+        end.record()
+        end.synchronize()
+        best = min(best, start.elapsed_time(end) / 1e3)
+    return data.nbytes / best
+
+
 def read_bandwidth(threads: int, megabytes: int = 512, runs: int = 7) -> float:
     """Bytes a second that `threads` CPU threads read from memory, measured now: the median of a few sums."""
     torch.set_num_threads(threads)

@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from mosso.cli.client import ChatClient, Delta, ToolCall
+from mosso.cli.engine_options import brief_engine_options, engine_settings
 from mosso.core.errors import UsageError
 
 EFFORTS = ("low", "medium", "high")
@@ -36,6 +37,7 @@ HELP = """/effort low|medium|high   how long the model thinks
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of one answer.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", help="For a URL that asks for one.")
 @click.option("--name", help="Which of a server's models; default: its first.")
+@brief_engine_options
 def command(
     model: str,
     effort: str,
@@ -45,6 +47,7 @@ def command(
     max_tokens: int | None,
     api_key: str | None,
     name: str | None,
+    **engine: Any,
 ) -> None:
     """Talk to MODEL, or to a running server at URL.
 
@@ -55,15 +58,21 @@ def command(
     options = {key: value for key, value in options.items() if value is not None}
     if tools:
         options["tools"] = read_tools(tools)
-    with connected(model, api_key) as client:
+    with connected(model, api_key, engine) as client:
         screen = Screen(Console(highlight=False), interactive=sys.stdin.isatty())
         Chat(client, name or client.first_model(), effort, system, options, screen).run()
 
 
 @contextmanager
-def connected(model: str, api_key: str | None = None) -> Iterator[ChatClient]:
-    """A client of the server at a URL, or of one started here for a model."""
+def connected(
+    model: str, api_key: str | None = None, engine: dict[str, Any] | None = None
+) -> Iterator[ChatClient]:
+    """A client of the server at a URL, or of one started here for a model, with these flags of its engine."""
+    engine = {flag: value for flag, value in (engine or {}).items() if value is not None}
     if model.startswith(("http://", "https://")):
+        if engine:
+            flags = ", ".join("--" + flag.replace("_", "-") for flag in engine)
+            raise UsageError(f"{flags}: the engine behind a URL has its settings already")
         client = ChatClient(model, api_key)
         try:
             yield client
@@ -73,7 +82,13 @@ def connected(model: str, api_key: str | None = None) -> Iterator[ChatClient]:
     from mosso.cli.models import find_model
     from mosso.cli.serving import LocalServer
 
-    with LocalServer(find_model(model)) as server, connected(server.url) as client:
+    found = find_model(model)
+    with (
+        LocalServer(found, engine_settings(found.folder, engine)) as server,
+        connected(server.url) as client,
+    ):
+        for note in server.notes if engine else ():
+            click.echo(note, err=True)
         yield client
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mosso.cli.chat_command import connected
+from mosso.cli.engine_options import brief_engine_options
 from mosso.core.errors import UsageError
 
 RETRY_SECONDS = 1.0
@@ -36,7 +37,10 @@ class Line:
 @click.option("--model", metavar="MODEL|URL", default="demo", show_default=True)
 @click.option("--concurrency", type=click.IntRange(1, 4096), default=64, show_default=True)
 @click.option("--api-key", envvar="OPENAI_API_KEY", help="For a URL that asks for one.")
-def command(source: Path, target: Path, model: str, concurrency: int, api_key: str | None) -> None:
+@brief_engine_options
+def command(
+    source: Path, target: Path, model: str, concurrency: int, api_key: str | None, **engine: Any
+) -> None:
     """Answer every request of IN.jsonl and append the responses to OUT.jsonl.
 
     A line is the body of a chat completion ({"messages": [...]}), of a completion ({"prompt": "..."}), or a
@@ -49,7 +53,7 @@ def command(source: Path, target: Path, model: str, concurrency: int, api_key: s
     check_target(source, target)
     done = answered(target)
     todo = [line for line in lines if line.id not in done]
-    with connected(model, api_key) as client:
+    with connected(model, api_key, engine) as client:
         name = client.first_model()
         runner = Runner(client.url, name, api_key, concurrency)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from mosso.cli.models import find_model
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
+from mosso.engine.settings import Preset, preset_sizes
 
 GIB = 1 << 30
-DEVICE_MEMORY = 80 * GIB  # one H100
+DEVICE_MEMORY = int(0.93 * 79.65 * GIB)  # the engine's default share of what one H100 reports
 PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 
 
@@ -22,24 +23,32 @@ PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 @click.option(
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
-    help="GiB there are; default: 80 for cuda, this machine's for cpu.",
+    help="GiB that may be taken; default: 0.93 of an 80 GB GPU for cuda, this machine's for cpu.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on cuda, float32 on cpu."
 )
 @click.option("--experts", type=click.Choice(["packed", "expanded"]), help="Default: packed, as stored.")
+@click.option("--kv-dtype", type=click.Choice(["float32", "bfloat16", "float8"]), help="Default: --dtype.")
 @click.option("--page-size", default=16, show_default=True, type=int)
-@click.option("--token-budget", default=1024, show_default=True, type=int)
-@click.option("--max-rows", default=64, show_default=True, type=int)
-def command(model: str, memory: float | None, **options: Any) -> None:
+@click.option("--preset", type=click.Choice(get_args(Preset)), default="balanced", show_default=True)
+@click.option("--token-budget", type=int, help="Default: the preset's.")
+@click.option("--max-rows", type=int, help="Default: the preset's.")
+def command(model: str, memory: float | None, preset: Preset, **options: Any) -> None:
     """Show the bytes of MODEL's weights by kind, of KV and activations, and how many tokens fit.
 
     MODEL: 20b or 120b (nothing needs to be downloaded), a checkpoint folder, or a config.json.
     """
+    from mosso.checkpoint.schema import total_bytes
     from mosso.model.plan import format_plan, plan_memory
 
     found = shape_of(model)
+    stored = total_bytes(found.config, found.experts_format)
+    sizes = preset_sizes(preset, options["device"], stored)
+    for name in ("token_budget", "max_rows"):
+        if options[name] is None:
+            options[name] = getattr(sizes, name)
     limit = int(memory * GIB) if memory is not None else default_memory(options["device"])
     plan = plan_memory(found.config, experts_format=found.experts_format, memory=limit, **options)
     click.echo(format_plan(plan))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import click
 
+from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.models import Model, find_model
 from mosso.core.errors import EngineError
-from mosso.engine.settings import MIB, EngineSettings
+from mosso.engine.settings import MIB
 
 logger = logging.getLogger("mosso")
 
@@ -22,33 +22,7 @@ logger = logging.getLogger("mosso")
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
 )
 @click.option("--name", help="What the API calls the model; default: `demo` or the folder's name.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True
-)
-@click.option(
-    "--experts",
-    type=click.Choice(["auto", "packed", "expanded"]),
-    default="auto",
-    show_default=True,
-    help="MXFP4 as stored, or expanded to --dtype; auto: as stored wherever a kernel reads it.",
-)
-@click.option("--max-context", type=click.IntRange(min=2), help="Most tokens of one request, in and out.")
-@click.option(
-    "--max-rows", default=64, show_default=True, type=click.IntRange(min=1), help="Requests at once."
-)
-@click.option(
-    "--max-waiting", default=1024, show_default=True, type=click.IntRange(min=1), help="Queue length."
-)
-@click.option(
-    "--token-budget", default=1024, show_default=True, type=click.IntRange(min=1), help="Tokens a step."
-)
-@click.option(
-    "--kv-memory", default=1024, show_default=True, type=click.IntRange(min=1), help="MiB of KV cache."
-)
-@click.option("--page-size", default=16, show_default=True, type=int, help="Tokens in one KV page.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: the physical cores.")
-@click.option("--prefix-cache/--no-prefix-cache", default=True, show_default=True)
+@engine_options
 @click.option(
     "--reasoning-fields",
     type=click.Choice(["both", "reasoning", "reasoning_content", "none"]),
@@ -90,7 +64,7 @@ async def _serve(model: Model, host: str, port: int, options: dict[str, Any]) ->
         max_body_bytes=options.pop("max_body") * MIB,
         drain_seconds=options.pop("drain"),
     )
-    engine = engine_settings(model.folder, **options)
+    engine = engine_settings(model.folder, options)
     with bind(host, port) as sock:  # before the model loads: a taken port is said at once
         url = url_of(sock)
         async with serving(engine, server) as (app, client):
@@ -99,8 +73,3 @@ async def _serve(model: Model, host: str, port: int, options: dict[str, Any]) ->
             await serve_async(app, sock, on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"))
             if not client.is_alive:
                 raise EngineError("the engine died; the log says how")
-
-
-def engine_settings(folder: Path, *, kv_memory: int, **options: Any) -> EngineSettings:
-    """Flags as EngineSettings; kv_memory in MiB."""
-    return EngineSettings(folder, kv_memory=kv_memory * MIB, **options)

@@ -65,8 +65,8 @@ class LocalServer:
     A context manager; entering waits until it serves and raises what kept it from that.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._engine = EngineSettings(model.folder)
+    def __init__(self, model: Model, engine: EngineSettings | None = None) -> None:
+        self._engine = engine or EngineSettings(model.folder)
         self._settings = server_settings(model, drain_seconds=0.0)
         self._thread = threading.Thread(target=self._run, name="local server", daemon=True)
         self._started = threading.Event()
@@ -74,6 +74,8 @@ class LocalServer:
         self._app: FastAPI | None = None
         self._error: BaseException | None = None
         self.url = ""
+        self.notes: tuple[str, ...] = ()
+        """Sentences about choices that the engine made."""
 
     def __enter__(self) -> LocalServer:
         self._thread.start()
@@ -101,5 +103,6 @@ class LocalServer:
         self._loop = asyncio.get_running_loop()
         with bind("127.0.0.1", 0) as sock:
             self.url = url_of(sock)
-            async with serving(self._engine, self._settings) as (self._app, _):
+            async with serving(self._engine, self._settings) as (self._app, client):
+                self.notes = client.notes
                 await serve_async(self._app, sock, on_start=self._started.set)

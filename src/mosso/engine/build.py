@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from mosso.checkpoint import open_checkpoint
+from mosso.checkpoint.reader import Checkpoint
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
 from mosso.core.requests import EngineLimits
 from mosso.engine.loop import EngineLoop
 from mosso.engine.memory import KVBudget, kv_budget
-from mosso.engine.messages import FromEngine, Progress, Ready, ToEngine
-from mosso.engine.runner import TorchRunner
+from mosso.engine.messages import Emit, Progress, Ready, ToEngine
+from mosso.engine.runner import Runner, TorchRunner
 from mosso.engine.sampler import Sampler
 from mosso.engine.settings import EXPANDED_LIMIT, MIB, EngineSettings
 from mosso.engine.table import RowTable
@@ -29,46 +29,62 @@ from mosso.scheduler import Scheduler, SchedulerConfig
 
 
 def build_loop(
-    settings: EngineSettings, inbox: queue.SimpleQueue[ToEngine], emit: Callable[[FromEngine], None]
+    settings: EngineSettings, inbox: queue.SimpleQueue[ToEngine], emit: Emit
 ) -> tuple[EngineLoop, Ready]:
     """Load the model and return the loop with the message that says so.
 
     Raises UsageError for settings that cannot be had here, CheckpointError for a damaged model.
     """
-    device = open_device(settings)
-    dtype = getattr(torch, settings.dtype_name)
-    operations = operations_for(device, dtype)
+    cuda = find_cuda(settings)
     emit(Progress("reading the checkpoint"))
     with open_checkpoint(settings.model) as checkpoint:
         config = checkpoint.config
-        budget = kv_budget(config, settings)
-        experts, note = choose_experts(config, checkpoint.experts_format, operations, settings)
-        emit(Progress("loading weights"))
-        storage = dtype if experts == "expanded" else torch.bfloat16  # large: as stored, not twice the size
-        weights = load_weights(checkpoint, dtype=dtype, storage=storage, experts=experts, device=device)
-    kv = allocate_kv(config, budget, dtype, device)
-    table = RowTable(settings.max_rows, budget.max_context, budget.page_size, device)
-    limits = EngineLimits(budget.max_context, budget.full_tokens, settings.max_rows, config.vocab_size)
-    loop = EngineLoop(
-        Scheduler(scheduler_config(config, budget, settings)),
-        TorchRunner(
-            table,
-            Sampler(table, settings.max_rows, device, operations),
-            partial(forward, weights, config, kv, operations=operations),
-        ),
-        inbox,
-        emit,
-        limits,
-        check=settings.check,
-    )
-    return loop, Ready(limits, notes=(note, describe_kernels(operations, device), describe_kv(budget)))
+        cuda = cuda and (settings.device == "cuda" or checkpoint.experts_format == "mxfp4")
+        settings = settings.resolved(cuda=cuda, weight_bytes=checkpoint.nbytes)
+        build = build_gpu if settings.device == "cuda" else build_cpu
+        runner, budget, notes = build(checkpoint, settings, emit)
+    limits = EngineLimits(budget.max_context, budget.full_tokens, settings.rows, config.vocab_size)
+    scheduler = Scheduler(scheduler_config(config, budget, settings))
+    loop = EngineLoop(scheduler, runner, inbox, emit, limits, check=settings.check)
+    return loop, Ready(limits, (*notes, describe_kv(budget), describe_sizes(settings)), settings)
 
 
-def open_device(settings: EngineSettings) -> torch.device:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no CUDA device that torch can use")
+Built = tuple[Runner, KVBudget, tuple[str, ...]]
+
+
+def build_gpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> Built:
+    from mosso.engine.gpu_build import build_gpu_engine  # imports Triton, which not every system has
+
+    engine = build_gpu_engine(checkpoint, settings, emit)
+    return engine.runner, engine.budget, engine.notes
+
+
+def build_cpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> Built:
     torch.set_num_threads(settings.num_threads)
-    return torch.device(settings.device)
+    config, device = checkpoint.config, torch.device("cpu")
+    dtype = getattr(torch, settings.dtype_name)
+    operations = operations_for(device, dtype)
+    budget = kv_budget(config, settings)
+    experts, note = choose_experts(config, checkpoint.experts_format, operations, settings)
+    emit(Progress("loading weights"))
+    storage = dtype if experts == "expanded" else torch.bfloat16  # large: as stored, not twice the size
+    weights = load_weights(checkpoint, dtype=dtype, storage=storage, experts=experts, device=device)
+    kv = allocate_kv(config, budget, dtype, device)
+    table = RowTable(settings.rows, budget.max_context, budget.page_size, device)
+    runner = TorchRunner(
+        table,
+        Sampler(table, settings.rows, device, operations),
+        partial(forward, weights, config, kv, operations=operations),
+    )
+    return runner, budget, (note, describe_kernels(operations, device))
+
+
+def find_cuda(settings: EngineSettings) -> bool:
+    """Whether the engine may run on a CUDA device: there is one, and nothing is asked that CUDA cannot do."""
+    found = torch.cuda.is_available()
+    if settings.device == "cuda" and not found:
+        raise UsageError("--device cuda: this machine has no CUDA device that torch can use")
+    return found and settings.dtype != "float32" and settings.experts != "expanded"
 
 
 def allocate_kv(config: ModelConfig, budget: KVBudget, dtype: torch.dtype, device: torch.device) -> PagedKV:
@@ -87,8 +103,9 @@ def scheduler_config(config: ModelConfig, budget: KVBudget, settings: EngineSett
         full_pages=budget.full_pages,
         window_pages=budget.window_pages,
         window=config.window,
-        max_rows=settings.max_rows,
-        token_budget=settings.token_budget,
+        max_rows=settings.rows,
+        token_budget=settings.budget,
+        prefill_budget=settings.prefill_budget,
         max_context=budget.max_context,
         max_waiting=settings.max_waiting,
         prefix_cache=settings.prefix_cache,
@@ -126,6 +143,13 @@ def choose_experts(
 def describe_kernels(operations: Operations, device: torch.device) -> str:
     why = native.unavailable() if device.type == "cpu" and operations is TWINS else None
     return f"kernels: {operations.name}" + (f" ({why})" if why else "")
+
+
+def describe_sizes(settings: EngineSettings) -> str:
+    return (
+        f"{settings.device}, preset {settings.preset}: --token-budget {settings.token_budget} "
+        f"--prefill-budget {settings.prefill_budget} --max-rows {settings.max_rows}"
+    )
 
 
 def describe_kv(budget: KVBudget) -> str:

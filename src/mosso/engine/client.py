@@ -63,6 +63,8 @@ class EngineClient:
         self._gone: MossoError | None = None  # why there is no engine any more
         self._receiving: asyncio.Task[None] | None = None
         self._on_death: Callable[[EngineError], None] | None = None
+        self.settings: EngineSettings | None = None
+        """What the engine runs with, once it is ready: device and sizes are chosen."""
         self.notes: tuple[str, ...] = ()
         """Sentences about choices the engine made for the user, for the log."""
 
@@ -182,8 +184,8 @@ class EngineClient:
                     on_progress(message)
                 case Failed(error):
                     raise error
-                case Ready(limits, notes):
-                    self._limits, self.notes = limits, notes
+                case Ready(limits, notes, settings):
+                    self._limits, self.notes, self.settings = limits, notes, settings
                 case _:
                     pass
 

@@ -8,7 +8,6 @@ logits are shaped first. All share one memory pool, as they never run at once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,17 +15,6 @@ import torch
 from mosso.engine.gpu_inputs import ACTIVE, StepInputs, layout
 from mosso.engine.gpu_sampler import draw, draws
 from mosso.model.gpu_forward import GpuModel, forward
-
-SIZES = (
-    *(1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
-    *range(576, 1025, 64),
-)
-
-
-def graph_sizes(max_rows: int) -> tuple[int, ...]:
-    """Sizes up to max_rows, which is the last one; more rows than the largest size run without a graph."""
-    most = min(max_rows, SIZES[-1])
-    return (*(size for size in SIZES if size < most), most)
 
 
 def decode(model: GpuModel, inputs: StepInputs, size: int, *, drawn: bool) -> torch.Tensor:
@@ -56,20 +44,18 @@ class GpuGraphs:
         return result
 
     @torch.inference_mode()
-    def warm_up(self, sizes: tuple[int, ...], tell: Callable[[int, int], None]) -> None:
-        """Run each size once, which compiles its kernels; tell(done, of)."""
-        for done, size in enumerate(sizes):
-            tell(done, len(sizes))
+    def warm_up(self, sizes: tuple[int, ...]) -> None:
+        """Run each size once, so that its kernels are there."""
+        for size in sizes:
             self._point_at_scratch(size)
             decode(self.model, self.inputs, size, drawn=True)
         torch.cuda.synchronize()
 
     @torch.inference_mode()
-    def capture(self, sizes: tuple[int, ...], tell: Callable[[int, int], None]) -> None:
+    def capture(self, sizes: tuple[int, ...]) -> None:
         """Largest first, so that the others find their memory in its pool. Sizes must have been warmed up."""
         pool = torch.cuda.graph_pool_handle()
-        for done, size in enumerate(reversed(sizes)):
-            tell(done, len(sizes))
+        for size in reversed(sizes):
             self._point_at_scratch(size)
             for drawn in (False, True):
                 graph = torch.cuda.CUDAGraph()

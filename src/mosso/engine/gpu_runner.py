@@ -107,7 +107,7 @@ class GpuRunner:
             h = forward(self._model, self._inputs.step(place, None if decode else batch))
         if not samples:
             return None
-        rows = draws(self._inputs, place, decode=decode).first(samples)
+        rows = draws(self._inputs, place, decode=decode).part(slice(samples))
         if plain:
             return Shaped(draw(self._model, h, rows))
         return draw_shaped(self._model, h, rows, batch, self._params)

@@ -21,8 +21,7 @@ from mosso.engine.sampler import count_tokens, forbidden
 from mosso.kernels import sampling as kernels
 from mosso.kernels.sampling import Logprobs
 from mosso.model.gpu_forward import GpuModel
-
-PENALIZED_AT_ONCE = 16  # rows; their counts are [rows, V]
+from mosso.model.gpu_plan import PENALIZED_ROWS, SHAPED_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,8 @@ class Draws:
     rows: torch.Tensor  # int32 [S]
     positions: torch.Tensor  # int32 [S], of the tokens drawn from
 
-    def first(self, count: int) -> Draws:
-        return Draws(*(getattr(self, name)[:count] for name in self.__slots__))
+    def part(self, those: slice) -> Draws:
+        return Draws(*(getattr(self, name)[those] for name in self.__slots__))
 
 
 def draws(inputs: StepInputs, place: Layout, *, decode: bool) -> Draws:
@@ -75,50 +74,86 @@ class Shaped:
     logprobs: Logprobs | None = None  # of those rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some samples of a step: on the device, and parallel on the host."""
+
+    rows: Draws
+    requests: list[Request]
+    row_ids: np.ndarray
+    lengths: np.ndarray  # known tokens; the sampled one goes to this position
+    outputs: np.ndarray  # tokens generated before
+
+
 def draw_shaped(model: GpuModel, h: torch.Tensor, rows: Draws, batch: HostBatch, params: RowParams) -> Shaped:
-    """As `draw`, with all that the requests ask for."""
+    """As `draw`, with all that the requests ask for; at most SHAPED_ROWS rows of logits live at once."""
     requests = [params.request(row) for row in batch.sample_rows]
     outputs = params.outputs(batch.sample_rows, batch.sample_positions)
+    counts = [request.sampling.logprobs for request in requests]
+    asked = tuple((index, count) for index, count in enumerate(counts) if count is not None)
+    most = max((count for _, count in asked), default=0)
+    tokens, found = [], []
+    for first in range(0, len(requests), SHAPED_ROWS):
+        those = slice(first, first + SHAPED_ROWS)
+        part = _Part(
+            rows.part(those),
+            requests[those],
+            batch.sample_rows[those],
+            batch.sample_positions[those] + 1,
+            outputs[those],
+        )
+        wanted = [index for index, count in enumerate(counts[those]) if count is not None]
+        drawn, logprobs = _draw_part(model, h[those], part, wanted, most)
+        tokens.append(drawn)
+        found += [] if logprobs is None else [logprobs]
+    if not found:
+        return Shaped(torch.cat(tokens))
+    together = (torch.cat([getattr(each, name) for each in found]) for name in Logprobs.__slots__)
+    return Shaped(torch.cat(tokens), asked, Logprobs(*together))
+
+
+def _draw_part(
+    model: GpuModel, h: torch.Tensor, part: _Part, wanted: list[int], most: int
+) -> tuple[torch.Tensor, Logprobs | None]:
+    """Tokens, and log probabilities of the samples `wanted` with `most` alternatives."""
     logits = model.ops.head(h, model.weights.head, norm=model.head_norm)
-    asked = [(i, r.sampling.logprobs) for i, r in enumerate(requests) if r.sampling.logprobs is not None]
-    wanted = upload(np.array([index for index, _ in asked], dtype=np.int32), h.device) if asked else None
-    plain = logits.index_select(0, wanted) if wanted is not None else None  # before anything changes them
-    _penalize(model, logits, rows, batch, requests)
-    _add_bias(logits, requests, outputs)
+    at = upload(np.array(wanted, dtype=np.int32), h.device)
+    plain = logits.index_select(0, at) if wanted else None  # before anything changes them
+    _penalize(model, logits, part)
+    _add_bias(logits, part)
+    rows = part.rows
     tokens = model.ops.sample_truncated(
         logits, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.seed, rows.outputs,
         write=(model.tokens, rows.rows, rows.positions),
     )  # fmt: skip
-    if wanted is None or plain is None:
-        return Shaped(tokens)
-    found = model.ops.logprobs(plain, tokens.index_select(0, wanted), max(count for _, count in asked))
-    return Shaped(tokens, tuple(asked), found)
+    if plain is None:
+        return tokens, None
+    return tokens, model.ops.logprobs(plain, tokens.index_select(0, at), most)
 
 
-def _penalize(
-    model: GpuModel, logits: torch.Tensor, rows: Draws, batch: HostBatch, requests: list[Request]
-) -> None:
-    """In place."""
-    chosen = [index for index, request in enumerate(requests) if request.sampling.has_penalties]
-    for first in range(0, len(chosen), PENALIZED_AT_ONCE):
-        part = chosen[first : first + PENALIZED_AT_ONCE]
-        lengths = batch.sample_positions[part].astype(np.int64) + 1
-        prompts = np.array([len(requests[index].prompt) for index in part])
-        numbers = np.stack((np.array(part), batch.sample_rows[part].astype(np.int64), lengths, prompts))
+def _penalize(model: GpuModel, logits: torch.Tensor, part: _Part) -> None:
+    """In place, and only the rows that ask for it."""
+    chosen = [index for index, request in enumerate(part.requests) if request.sampling.has_penalties]
+    for first in range(0, len(chosen), PENALIZED_ROWS):
+        some = chosen[first : first + PENALIZED_ROWS]
+        lengths = part.lengths[some]
+        prompts = [len(part.requests[index].prompt) for index in some]
+        numbers = np.array((some, part.row_ids[some], lengths, prompts), dtype=np.int64)
         at, row, length, prompt = upload(numbers, logits.device).unbind()
         known = model.tokens[:, : int(lengths.max())].index_select(0, row).long()
         counts = count_tokens(known, prompt, length, logits.shape[1])
-        strengths = np.array([[getattr(requests[i].sampling, name) for i in part] for name in _STRENGTHS])
-        penalties = kernels.Penalties(*counts, *upload(strengths.astype(np.float32), logits.device).unbind())
+        asked = [part.requests[index].sampling for index in some]
+        strengths = np.array([[getattr(params, name) for params in asked] for name in _STRENGTHS], np.float32)
+        penalties = kernels.Penalties(*counts, *upload(strengths, logits.device).unbind())
         logits.index_copy_(0, at, kernels.penalize(logits.index_select(0, at), penalties))
 
 
 _STRENGTHS = ("presence_penalty", "frequency_penalty", "repetition_penalty")  # as in kernels.Penalties
 
 
-def _add_bias(logits: torch.Tensor, requests: list[Request], outputs: np.ndarray) -> None:
+def _add_bias(logits: torch.Tensor, part: _Part) -> None:
     """In place: logit_bias, and -inf for the stop ids of rows that have not reached min_tokens."""
-    entries = list(_biases(requests, outputs))
+    entries = list(_biases(part))
     if not entries:
         return
     index, token, value = zip(*entries, strict=True)
@@ -127,8 +162,8 @@ def _add_bias(logits: torch.Tensor, requests: list[Request], outputs: np.ndarray
     logits.index_put_((at, ids), values, accumulate=True)
 
 
-def _biases(requests: list[Request], outputs: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    for index, request in enumerate(requests):
+def _biases(part: _Part) -> Iterator[tuple[int, int, float]]:
+    for index, request in enumerate(part.requests):
         params = request.sampling
-        for token, value in (*params.logit_bias, *forbidden(params, int(outputs[index]))):
+        for token, value in (*params.logit_bias, *forbidden(params, int(part.outputs[index]))):
             yield index, token, value

@@ -35,8 +35,8 @@ class GpuTable:
         max_rows: int,
         max_context: int,
         page_size: int,
-        scratch_pages: tuple[int, int],
         device: torch.device,
+        scratch_pages: tuple[int, int] = (0, 0),
     ) -> None:
         self.scratch = max_rows
         self._num_logical = aligned(-(-max_context // page_size))
@@ -44,9 +44,13 @@ class GpuTable:
         # Zeros: a step launched behind a failed one reads a token that was never sampled; it must be an id.
         self.tokens = torch.zeros(max_rows + 1, aligned(max_context + 1), dtype=torch.int32, device=device)
         self.pages = torch.zeros(2, max_rows + 1, self._num_logical, dtype=torch.int32, device=device)
-        for group, page in zip((FULL, WINDOW), scratch_pages, strict=True):
-            self.pages[group, self.scratch] = page
+        self.use_scratch_pages(*scratch_pages)
         self._num_full_pages = [0] * max_rows  # known to a row's table; new ones follow
+
+    def use_scratch_pages(self, full: int, window: int) -> None:
+        """The pages of both groups that the scratch row reads and writes, and no other row."""
+        self.pages[FULL, self.scratch] = full
+        self.pages[WINDOW, self.scratch] = window
 
     def apply(self, plan: StepPlan) -> PageUpdates:
         """Uploads the tokens of the requests that start; returns the page-table entries that are to be set.

@@ -1,12 +1,4 @@
-"""How many KV pages of both groups fit a given memory. Arithmetic only, no torch.
-
-    bytes of a page = page_size · layers of its group · 2 (K and V) · kv_heads · head_dim · bytes an element
-
-First come the window pages with which every row can always run, whatever the others do (`window_need` of
-the memory plan): the window group alone never causes a preemption. The memory left is shared: one window page
-more, for cached prefixes, with every CACHED_RATIO full pages, so that prefixes of about 1,200 tokens and
-longer can stay hittable whole, for a ninth of the memory at most.
-"""
+"""How many KV pages of both groups the engine gets. Arithmetic only, no torch; see model.kv_pages."""
 
 from __future__ import annotations
 
@@ -15,7 +7,8 @@ from dataclasses import dataclass
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
 from mosso.engine.settings import MIB, EngineSettings
-from mosso.model.plan import CACHED_RATIO, ELEMENT_BYTES, window_need
+from mosso.model.kv_pages import divide, window_need
+from mosso.model.plan import ELEMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +31,40 @@ class KVBudget:
         return self.full_pages * self.full_page_bytes + self.window_pages * self.window_page_bytes
 
 
-def kv_budget(config: ModelConfig, settings: EngineSettings) -> KVBudget:
-    """Divide `settings.kv_memory`. Raises UsageError that names the flag when it is too little."""
-    page_size = settings.page_size
-    layer_bytes = page_size * 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[settings.dtype_name]
-    window_bytes = layer_bytes * sum(config.sliding)
-    full_bytes = layer_bytes * (config.num_layers - sum(config.sliding))
-    need = window_need(config.window, page_size, settings.max_rows, settings.token_budget)
-    left = settings.kv_memory - need * window_bytes
-    full_pages = max(0, left) * CACHED_RATIO // (full_bytes * CACHED_RATIO + window_bytes)
-    asked = settings.max_context
-    most = min(config.max_context, full_pages * page_size)
-    if full_pages == 0 or (asked is not None and full_pages * page_size < asked):
-        holds = f"holds {full_pages * page_size} tokens" if full_pages else "is all taken by the windows"
+def kv_page_bytes(config: ModelConfig, settings: EngineSettings) -> tuple[int, int]:
+    """Bytes of one page over all layers of its group: (full, window)."""
+    element = ELEMENT_BYTES[settings.kv_dtype_name]
+    layer = settings.page_size * 2 * config.num_kv_heads * config.head_dim * element
+    sliding = sum(config.sliding)
+    return layer * (config.num_layers - sliding), layer * sliding
+
+
+def kv_budget(config: ModelConfig, settings: EngineSettings, left: int | None = None) -> KVBudget:
+    """Divide settings.kv_memory, or what is `left` of the device's memory if that is less.
+
+    Raises UsageError that names the flag when it is too little. Settings must be resolved.
+    """
+    flag, memory = "--kv-memory", settings.kv_memory
+    if memory is None or (left is not None and left < memory):
+        assert left is not None, "without kv_memory the device must say what is left"
+        flag, memory = "--gpu-memory leaves too little:", left
+    page_size, asked = settings.page_size, settings.max_context
+    full_bytes, window_bytes = kv_page_bytes(config, settings)
+    need = window_need(config.window, page_size, settings.rows, settings.budget)
+    pages = divide(memory, full_bytes, window_bytes, need)
+    most = min(config.max_context, pages.full * page_size)
+    if pages.full == 0 or (asked is not None and pages.full * page_size < asked):
+        holds = f"holds {pages.full * page_size} tokens" if pages.full else "is all taken by the windows"
         wish = f"--max-context asks for {asked}" if asked else "one request must fit"
         raise UsageError(
-            f"--kv-memory {settings.kv_memory / MIB:.0f} MiB {holds} "
-            f"with --max-rows {settings.max_rows}, but {wish}"
+            f"{flag} {max(0, memory) / MIB:.0f} MiB {holds} with --max-rows {settings.rows}, but {wish}"
         )
     if asked is not None and asked > config.max_context:
         raise UsageError(f"--max-context {asked} is over the model's own limit, {config.max_context}")
     return KVBudget(
         page_size=page_size,
-        full_pages=full_pages,
-        window_pages=need + full_pages // CACHED_RATIO,
+        full_pages=pages.full,
+        window_pages=pages.window,
         full_page_bytes=full_bytes,
         window_page_bytes=window_bytes,
         max_context=min(asked, most) if asked is not None else most,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mosso.core.errors import MossoError
@@ -54,10 +55,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Engine → client: loaded. `notes` are sentences about choices made for the user."""
+    """Engine → client: loaded. `notes` are sentences about choices made for the user, `settings` those that
+    it runs with."""
 
     limits: EngineLimits
     notes: tuple[str, ...] = ()
+    settings: EngineSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Batch:
 
 ToEngine = Load | Submit | Abort | Shutdown
 FromEngine = Progress | Ready | Failed | Rejected | Batch
+Emit = Callable[[FromEngine], None]
 
 
 def encode(message: ToEngine | FromEngine) -> bytes:

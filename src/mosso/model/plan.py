@@ -5,8 +5,8 @@
                    every token in pages, sliding layers only their window
     activations    a bound for one step of the token budget, and the logits of its rows
 
-Pages are divided as the engine divides them: window pages with which every row can always run, then, with
-every CACHED_RATIO full pages, one window page more for cached prefixes.
+Pages are divided as the engine divides them: see model.kv_pages. On CUDA all that the engine takes beside
+them is in model.gpu_plan.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from mosso.checkpoint.config import ExpertsFormat
 from mosso.checkpoint.schema import PACKED_DTYPES, TensorSpec, expected_tensors
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
+from mosso.model.gpu_plan import gpu_workspace, packed_bytes
+from mosso.model.kv_pages import cached_window_pages, divide, window_need
 
 Dtype = Literal["float32", "bfloat16"]
-ELEMENT_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
-CACHED_RATIO = 8
-CUDA_BYTES = 640 << 20  # an estimate: the CUDA context, libraries' workspaces, captured graphs
+KVDtype = Literal["float32", "bfloat16", "float8"]
+ELEMENT_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float8": 1}
 CONTEXTS = (8_192, 32_768, 131_072)  # the sequence lengths that the table shows
 
 
@@ -65,7 +66,12 @@ class MemoryPlan:
     def full_pages(self) -> int:
         """Pages of full-layer KV that fit the memory; 0 when it is unknown or too small."""
         left = max(0, (self.memory or 0) - self.fixed_bytes)
-        return left * CACHED_RATIO // max(1, self.full_page_bytes * CACHED_RATIO + self.window_page_bytes)
+        return divide(left, self.full_page_bytes, self.window_page_bytes, need=0).full
+
+    @property
+    def cached_bytes(self) -> int:
+        """Window pages beside the full ones, for cached prefixes."""
+        return cached_window_pages(self.full_pages) * self.window_page_bytes
 
     @property
     def kv_tokens(self) -> int:
@@ -83,7 +89,7 @@ def plan_memory(
     device: Literal["cpu", "cuda"] = "cuda",
     dtype: Dtype | None = None,
     storage: Dtype | None = None,
-    kv_dtype: Dtype | None = None,
+    kv_dtype: KVDtype | None = None,
     experts: Literal["packed", "expanded"] | None = None,
     page_size: int = 16,
     token_budget: int = 1024,
@@ -111,10 +117,15 @@ def plan_memory(
     position = 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[kv_dtype or dtype]
     sliding = sum(config.sliding)
     window_page = page_size * position * sliding
+    both_pages = page_size * position * config.num_layers
     return MemoryPlan(
         config=config,
-        weights=_weight_lines(config, experts_format, dtype, storage, experts == "expanded"),
-        workspace=_workspace_lines(config, token_budget, max_rows, dtype, device, experts == "packed"),
+        weights=_weight_lines(config, experts_format, dtype, storage, experts == "expanded", device),
+        workspace=(
+            _cuda_lines(config, token_budget, max_rows, page_size, both_pages)
+            if device == "cuda"
+            else _cpu_lines(config, token_budget, max_rows, dtype, experts == "packed")
+        ),
         kv_token_bytes=position * (config.num_layers - sliding),
         window_sequence_bytes=position * sliding * config.window,
         window_bytes=window_need(config.window, page_size, max_rows, token_budget) * window_page,
@@ -127,27 +138,19 @@ def plan_memory(
     )
 
 
-def span(positions: int, page_size: int) -> int:
-    """Pages that this many consecutive positions touch at worst alignment."""
-    return (positions - 2) // page_size + 2
-
-
-def window_need(window: int, page_size: int, max_rows: int, token_budget: int) -> int:
-    """Window pages with which every row can always run.
-
-    A row reads the window of its first new position and writes its new ones: at most
-    span(window - 1) + count // page_size + 1 pages; the counts of all rows sum to the token budget.
-    """
-    return max_rows * (span(window - 1, page_size) + 1) + -(-token_budget // page_size)
-
-
 def _weight_lines(
-    config: ModelConfig, experts_format: ExpertsFormat, dtype: Dtype, storage: Dtype, expanded: bool
+    config: ModelConfig,
+    experts_format: ExpertsFormat,
+    dtype: Dtype,
+    storage: Dtype,
+    expanded: bool,
+    device: str,
 ) -> tuple[MemoryLine, ...]:
     """Bytes in memory by kind: matrices in `storage`, biases in `dtype`, norms and sinks in float32."""
     sums: dict[str, int] = {}
     for name, spec in expected_tensors(config, experts_format).items():
-        sums[spec.kind] = sums.get(spec.kind, 0) + _resident_bytes(name, spec, dtype, storage, expanded)
+        size = _resident_bytes(name, spec, dtype, storage, expanded, device)
+        sums[spec.kind] = sums.get(spec.kind, 0) + size
     dense = "BF16" if storage == "bfloat16" else f"{storage}, expanded from BF16"
     if experts_format == "mxfp4":
         expert_form = f"{storage}, expanded from MXFP4" if expanded else "MXFP4, as stored"
@@ -161,19 +164,38 @@ def _weight_lines(
     )
 
 
-def _resident_bytes(name: str, spec: TensorSpec, dtype: Dtype, storage: Dtype, expanded: bool) -> int:
+def _resident_bytes(
+    name: str, spec: TensorSpec, dtype: Dtype, storage: Dtype, expanded: bool, device: str
+) -> int:
     elements = math.prod(spec.shape)
     if spec.dtypes is not PACKED_DTYPES:
         wide = spec.kind == "norm" or name.endswith("sinks")
         held = dtype if name.endswith("bias") else storage
         return elements * (4 if wide else ELEMENT_BYTES[held])
+    if not expanded and device == "cuda":
+        experts, rows, groups = spec.shape[:3]
+        return packed_bytes(experts, rows, groups * 32)[name.endswith("_scales")]
     if not expanded:
         return elements
     return 0 if name.endswith("_scales") else 2 * elements * ELEMENT_BYTES[storage]  # two values a byte
 
 
-def _workspace_lines(
-    config: ModelConfig, token_budget: int, max_rows: int, dtype: Dtype, device: str, packed: bool
+def _cuda_lines(
+    config: ModelConfig, token_budget: int, max_rows: int, page_size: int, scratch_bytes: int
+) -> tuple[MemoryLine, ...]:
+    need = gpu_workspace(config, token_budget, max_rows, page_size, scratch_bytes)
+    return (
+        MemoryLine(f"activations ({token_budget:,} tokens a step)", need.step),
+        MemoryLine("shaped logits", need.logits),
+        MemoryLine(f"tables of {max_rows:,} rows", need.tables),
+        MemoryLine("rotary tables", need.rotary),
+        MemoryLine("decode graphs (estimate)", need.graphs),
+        MemoryLine("CUDA context, kernels, libraries (estimate)", need.context),
+    )
+
+
+def _cpu_lines(
+    config: ModelConfig, token_budget: int, max_rows: int, dtype: Dtype, packed: bool
 ) -> tuple[MemoryLine, ...]:
     """Bounds: what lives at once in the widest part of a step, logits with a copy for sampling, tables."""
     heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -186,11 +208,9 @@ def _workspace_lines(
         MemoryLine(f"logits ({max_rows:,} rows)", 2 * 4 * max_rows * config.vocab_size),
         MemoryLine("rotary tables", 4 * config.max_context * config.head_dim),
     ]
-    if device == "cpu" and packed:
+    if packed:
         one = 3 * config.hidden_size * config.intermediate_size * ELEMENT_BYTES[dtype]
         lines.append(MemoryLine(f"one expert at a time ({dtype}, expanded from MXFP4)", one))
-    if device == "cuda":
-        lines.append(MemoryLine("CUDA context and workspaces (estimate)", CUDA_BYTES))
     return tuple(lines)
 
 

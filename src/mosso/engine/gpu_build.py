@@ -1,0 +1,158 @@
+"""Puts the engine on a GPU together: weights, workspace, KV pages in what is left, graphs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from mosso.checkpoint.reader import Checkpoint
+from mosso.core.config import ModelConfig
+from mosso.core.errors import UsageError
+from mosso.core.steps import RowWork
+from mosso.engine.gpu_compile import start_compiling
+from mosso.engine.gpu_graphs import GpuGraphs
+from mosso.engine.gpu_inputs import StepInputs, gather, pack
+from mosso.engine.gpu_memory import DeviceMemory
+from mosso.engine.gpu_rows import RowParams
+from mosso.engine.gpu_runner import GpuRunner
+from mosso.engine.gpu_table import GpuTable
+from mosso.engine.memory import KVBudget, kv_budget, kv_page_bytes
+from mosso.engine.messages import Emit, Progress
+from mosso.engine.settings import MIB, EngineSettings
+from mosso.model.gpu_forward import GpuModel, forward
+from mosso.model.gpu_loading import load_gpu_weights
+from mosso.model.gpu_operations import TRITON, deterministic
+from mosso.model.gpu_plan import decode_sizes, graphs_bytes, logits_bytes
+from mosso.model.gpu_weights import GpuWeights
+from mosso.model.paged import PagedKV
+
+KV_TYPES = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEngine:
+    """What the loop needs of a GPU that is ready."""
+
+    runner: GpuRunner
+    budget: KVBudget
+    notes: tuple[str, ...]
+
+
+def prepare_allocator() -> None:
+    """Steps of all sizes come in any order: memory that grows and shrinks in place does not fall to pieces.
+    To be called before the device is used."""
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def build_gpu_engine(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> GpuEngine:
+    """Load the model. `settings` are resolved. Raises UsageError where the device is too small."""
+    prepare_allocator()
+    device = torch.device("cuda", torch.cuda.current_device())
+    memory = DeviceMemory.open(device, settings.gpu_memory)
+    weights, compiled = _load(checkpoint, settings, device, emit)
+    return _Builder(checkpoint.config, settings, device, memory, weights).build(emit, compiled)
+
+
+def _load(
+    checkpoint: Checkpoint, settings: EngineSettings, device: torch.device, emit: Emit
+) -> tuple[GpuWeights, str]:
+    """Weights, and how the kernels were compiled, which happens meanwhile."""
+    compiling = start_compiling(
+        settings.model,
+        max_tokens=settings.budget,
+        max_rows=settings.rows,
+        max_context=settings.max_context or checkpoint.config.max_context,
+        page_size=settings.page_size,
+        kv_dtype=str(KV_TYPES[settings.kv_dtype_name]).removeprefix("torch."),
+        deterministic=settings.deterministic,
+    )
+    try:
+        emit(Progress("loading weights"))
+        weights = load_gpu_weights(checkpoint, device)
+        emit(Progress("compiling kernels"))
+        return weights, compiling.wait()
+    except BaseException:
+        compiling.cancel()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    config: ModelConfig
+    settings: EngineSettings
+    device: torch.device
+    memory: DeviceMemory
+    weights: GpuWeights
+
+    def build(self, emit: Emit, compiled: str) -> GpuEngine:
+        settings, config = self.settings, self.config
+        longest = min(settings.max_context or config.max_context, config.max_context)
+        table = GpuTable(settings.rows, longest, settings.page_size, self.device)
+        inputs = StepInputs(settings.budget, settings.rows, self.device)
+        sizes = decode_sizes(settings.rows)
+        small = self.model(self.allocate(1, 1), table)
+        emit(Progress("warming up"))
+        GpuGraphs(small, inputs, table.scratch).warm_up(sizes)
+        workspace = self.measure_step(small, inputs, longest) + logits_bytes(config, settings.rows)
+        del small
+        torch.cuda.empty_cache()
+
+        before = self.memory.used()
+        graphs_room = graphs_bytes(config, settings.rows)
+        scratch = sum(kv_page_bytes(config, settings))  # a page of each group
+        left = self.memory.bound - before - workspace - graphs_room - scratch
+        budget = kv_budget(config, settings, left)
+        kv = self.allocate(budget.full_pages + 1, budget.window_pages + 1)
+        table.use_scratch_pages(budget.full_pages, budget.window_pages)
+        model = self.model(kv, table)
+        with_pages = self.memory.used()
+        emit(Progress("capturing graphs"))
+        graphs = GpuGraphs(model, inputs, table.scratch)
+        graphs.capture(sizes)
+        self.memory.enforce()
+        after = self.memory.used()
+        taken = (
+            f"GPU memory: {self.memory.bound / MIB:,.0f} MiB at most; before the pages {before / MIB:,.0f}, "
+            f"a step's workspace {workspace / MIB:,.0f}, graphs {(after - with_pages) / MIB:,.0f} "
+            f"(room {graphs_room / MIB:,.0f}), now {after / MIB:,.0f}"
+        )
+        return GpuEngine(GpuRunner(model, table, inputs, graphs), budget, (compiled, taken))
+
+    def model(self, kv: PagedKV, table: GpuTable) -> GpuModel:
+        ops = deterministic(TRITON) if self.settings.deterministic else TRITON
+        return GpuModel(self.weights, self.config, kv, table.tokens, table.pages, ops)
+
+    def allocate(self, full_pages: int, window_pages: int) -> PagedKV:
+        dtype = KV_TYPES[self.settings.kv_dtype_name]
+        page_size = self.settings.page_size
+        try:
+            return PagedKV.allocate(self.config, full_pages, window_pages, page_size, dtype, self.device)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"--gpu-memory: {self.device} does not give {full_pages + window_pages:,} pages of KV"
+            ) from error
+
+    @torch.inference_mode()
+    def measure_step(self, model: GpuModel, inputs: StepInputs, longest: int) -> int:
+        """Bytes that the activations of a full step take, by running one: rows full of the same page."""
+        left = self.settings.budget
+        work: list[RowWork] = []
+        while left:
+            count = min(left, longest)
+            work.append(RowWork(len(work), 0, count, True))
+            left -= count
+        batch = gather(work[: self.settings.rows])
+        params = RowParams(self.settings.rows + 1)
+        for _ in range(2):  # the first run also makes what stays: kernels, the libraries' workspaces
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            start = torch.cuda.memory_allocated(self.device)
+            slot = inputs.acquire()
+            place = pack(slot.ints, batch, params, None)
+            inputs.send(slot, place.end)
+            slot.record()
+            forward(model, inputs.step(place, batch))
+            torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated(self.device) - start

@@ -1,0 +1,50 @@
+"""How much of the GPU's memory this process may take, and how much it has taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mosso.core.errors import UsageError
+from mosso.engine.settings import MIB
+from mosso.model.gpu_plan import CONTEXT_BYTES
+
+
+def bound_bytes(asked: float, total: int) -> int:
+    """--gpu-memory in bytes: up to 1 it is a share of `total`."""
+    return min(total, int(asked * total if asked <= 1 else asked))
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes of one device. What other processes take is assumed to stay as it was when this was made."""
+
+    device: torch.device
+    total: int
+    bound: int  # what this process may take in all
+    free_at_start: int  # once our own context was there
+
+    @classmethod
+    def open(cls, device: torch.device, asked: float) -> DeviceMemory:
+        """Raises UsageError when others have taken too much."""
+        free, total = torch.cuda.mem_get_info(device)
+        bound = bound_bytes(asked, total)
+        if bound > free + CONTEXT_BYTES:
+            raise UsageError(
+                f"--gpu-memory asks for {bound / MIB:,.0f} MiB of {device}, "
+                f"which has {free / MIB:,.0f} of its {total / MIB:,.0f} MiB free"
+            )
+        return cls(device, total, bound, free)
+
+    def used(self) -> int:
+        """What this process takes now, its context (by estimate) included."""
+        torch.cuda.synchronize(self.device)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return self.free_at_start - free + CONTEXT_BYTES
+
+    def enforce(self) -> None:
+        """Let torch allocate no more than what the bound leaves beside all that is not torch's."""
+        other = self.used() - torch.cuda.memory_reserved(self.device)
+        share = max(0.0, min(1.0, (self.bound - other) / self.total))
+        torch.cuda.set_per_process_memory_fraction(share, self.device)

@@ -1,0 +1,92 @@
+"""What the GPU engine takes beside pages, in bytes: the kernels' layout of experts, workspaces, graphs.
+
+By arithmetic alone, no torch. The engine measures what it can (weights, the workspace of a full step) and
+takes these figures for what it cannot measure before the pages are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mosso.core.config import ModelConfig
+
+CONTEXT_BYTES = 512 << 20  # an estimate: the bare CUDA context, which nothing measures
+LIBRARIES_BYTES = 128 << 20  # an estimate: kernels, and the libraries' workspaces
+GRAPH_NODE_BYTES = 12 << 10  # an estimate: what the driver keeps for each kernel of a graph
+KERNELS_A_LAYER = 10
+SHAPED_ROWS = 64  # rows whose logits are in memory at once
+PENALIZED_ROWS = 16  # rows whose counts of tokens are
+
+_TILE_ROWS, _CHUNK, _SCALES = 32, 64, 16  # of kernels.gpu.mxfp4_layout, which imports torch
+_DECODE_SIZES = (
+    *(1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
+    *range(576, 1025, 64),
+)
+
+
+def decode_sizes(max_rows: int) -> tuple[int, ...]:
+    """Numbers of rows that decode steps have graphs for, ascending, up to max_rows or a limit."""
+    most = min(max_rows, _DECODE_SIZES[-1])
+    return (*(size for size in _DECODE_SIZES if size < most), most)
+
+
+def packed_bytes(experts: int, rows: int, columns: int) -> tuple[int, int]:
+    """Bytes of E matrices [rows, columns] in the kernels' layout: (words, scales), with their padding."""
+    padded, chunks = _up(rows, _TILE_ROWS), _up(columns, _CHUNK) // _CHUNK
+    return experts * padded * chunks * _CHUNK // 2, experts * padded * _up(chunks, _SCALES) * 2
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def step_bytes(config: ModelConfig, tokens: int) -> int:
+    """Activations that live at once in the widest part of a layer; all but the stream in two bytes."""
+    hidden, top_k = config.hidden_size, config.experts_per_token
+    q, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
+    stream = 4 * hidden + 2 * hidden  # and its norm
+    attention = 2 * (q + kv + 2 * q)  # projections; what queries gather, in parts and whole
+    experts = 2 * top_k * (config.intermediate_size + hidden) + 2 * hidden + 4 * config.num_experts
+    return tokens * (stream + max(attention, experts))
+
+
+def logits_bytes(config: ModelConfig, max_rows: int) -> int:
+    """Logits that are shaped: themselves, a copy, their search; counts and terms of the penalties."""
+    shaped, penalized = min(max_rows, SHAPED_ROWS), min(max_rows, PENALIZED_ROWS)
+    return 4 * config.vocab_size * (3 * shaped + 10 * penalized)
+
+
+def graphs_bytes(config: ModelConfig, max_rows: int) -> int:
+    """Graphs of every size, two each, their common memory, and the hidden states that they keep."""
+    sizes = decode_sizes(max_rows)
+    kernels = 2 * len(sizes) * (KERNELS_A_LAYER * config.num_layers + 8)
+    return kernels * GRAPH_NODE_BYTES + step_bytes(config, sizes[-1]) + 4 * config.hidden_size * sum(sizes)
+
+
+def table_bytes(max_rows: int, max_context: int, page_size: int) -> int:
+    """Known tokens and both page tables, of every row and the scratch row."""
+    return 4 * (max_rows + 1) * (max_context + 1 + 2 * _up(-(-max_context // page_size), 4))
+
+
+@dataclass(frozen=True, slots=True)
+class GpuWorkspace:
+    """Bytes by kind."""
+
+    step: int
+    logits: int
+    graphs: int
+    tables: int  # of rows, and the scratch pages
+    rotary: int
+    context: int = CONTEXT_BYTES + LIBRARIES_BYTES
+
+
+def gpu_workspace(
+    config: ModelConfig, token_budget: int, max_rows: int, page_size: int, scratch_bytes: int
+) -> GpuWorkspace:
+    return GpuWorkspace(
+        step=step_bytes(config, token_budget),
+        logits=logits_bytes(config, max_rows),
+        graphs=graphs_bytes(config, max_rows),
+        tables=table_bytes(max_rows, config.max_context, page_size) + scratch_bytes,
+        rotary=4 * config.max_context * config.head_dim,
+    )
