@@ -6,7 +6,9 @@ logits: each must be the likeliest, within what bfloat16 may change.
 
 from __future__ import annotations
 
+import queue
 import random
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -19,11 +21,13 @@ from mosso.checkpoint.random_weights import write_random
 from mosso.core.config import ModelConfig
 from mosso.core.requests import FinishReason
 from mosso.core.steps import RowWork
+from mosso.engine.build import build_loop
 from mosso.engine.gpu_graphs import GpuGraphs
 from mosso.engine.gpu_inputs import SLOTS, StepInputs, gather, layout
 from mosso.engine.gpu_runner import GpuRunner
 from mosso.engine.gpu_table import GpuTable
-from mosso.engine.messages import Abort, Submit
+from mosso.engine.messages import Abort, Batch, Submit
+from mosso.engine.settings import EngineSettings
 from mosso.model.gpu_forward import GpuModel
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, TWINS, deterministic
@@ -32,7 +36,7 @@ from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV
 from mosso.model.reference import logits as reference_logits
 
-from .conftest import Bench
+from .conftest import Bench, Outcome
 
 CUDA = torch.cuda.is_available()
 needs_cuda = pytest.mark.skipif(not CUDA, reason="no CUDA device")
@@ -84,12 +88,13 @@ class GpuBench(Bench):
     model_config = CONFIG
     ops = OPS
     graphs = CUDA
+    kv_dtype = DTYPE
 
     def make_runner(self, weights):
         c = self.config
-        kv = PagedKV.allocate(CONFIG, c.full_pages + 1, c.window_pages + 1, PAGE, DTYPE, DEVICE)
+        kv = PagedKV.allocate(CONFIG, c.full_pages + 1, c.window_pages + 1, PAGE, self.kv_dtype, DEVICE)
         for pool in kv.pools:
-            pool.fill_(torch.nan)
+            pool.copy_(torch.full((1,), torch.nan))
         table = GpuTable(c.max_rows, c.max_context, PAGE, DEVICE, (c.full_pages, c.window_pages))
         model = GpuModel(weights, CONFIG, kv, table.tokens, table.pages, self.ops)
         inputs = StepInputs(c.token_budget, c.max_rows, DEVICE)
@@ -107,6 +112,10 @@ class EagerBench(GpuBench):
 
 class DeterministicBench(GpuBench):
     ops = deterministic(OPS)
+
+
+class Float8Bench(GpuBench):
+    kv_dtype = torch.float8_e4m3fn
 
 
 @pytest.fixture
@@ -143,7 +152,7 @@ def requests(request_of):
     return [request_of(f"r{i}", prompt(i, n), max_tokens=36) for i, n in enumerate(LENGTHS)]
 
 
-def assert_likeliest(requests, outcomes, plain_weights):
+def assert_likeliest(requests, outcomes, plain_weights, slack=SLACK):
     """Each token is the reference's choice, given those before it."""
     for request in requests:
         got = outcomes[request.id]
@@ -153,7 +162,7 @@ def assert_likeliest(requests, outcomes, plain_weights):
         want = reference_logits(plain_weights, CONFIG, known[:-1])[len(request.prompt) - 1 :]
         chosen = want.gather(1, known[len(request.prompt) :, None]).squeeze(1)
         short = (want.amax(-1) - chosen) / want.abs().amax(-1)
-        assert short.max() <= SLACK, (request.id, short)
+        assert short.max() <= slack, (request.id, short)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +191,11 @@ def test_a_second_round_hits_the_cache_and_says_the_same(gpu, requests, plain_we
     engine.outcomes.clear()
     assert_likeliest(requests, engine.run(requests), plain_weights)
     assert engine.stats.cached_prompt_tokens > sum(LENGTHS) // 3
+
+
+def test_keys_and_values_in_eight_bits(gpu, requests, plain_weights):
+    outcomes = gpu(Float8Bench, token_budget=48).run(requests)
+    assert_likeliest(requests, outcomes, plain_weights, slack=0.1)
 
 
 SAMPLINGS = {
@@ -309,6 +323,35 @@ def test_a_launch_waits_for_nothing(gpu, requests):
 
     engine.runner.launch = strict
     assert all(outcome.finish is FinishReason.LENGTH for outcome in engine.run(requests).values())
+
+
+@needs_cuda
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "float8"])
+def test_the_engine_from_settings_to_tokens(folder, requests, plain_weights, kv_dtype):
+    """As a server would build it: measured, bounded, with graphs."""
+    inbox, sent = queue.SimpleQueue(), []
+    bound = torch.cuda.memory_reserved() + (3 << 30)
+    settings = EngineSettings(
+        folder, device="cuda", kv_dtype=kv_dtype, gpu_memory=float(bound), max_rows=16, token_budget=512,
+        check=True,
+    )  # fmt: skip
+    loop, ready = build_loop(settings, inbox, sent.append)
+    try:
+        assert ready.limits.kv_tokens > 10_000
+        assert ready.settings.prefill_budget == 512
+        assert any("GPU memory" in note for note in ready.notes)
+        for request in requests:
+            inbox.put(Submit(request))
+        while not (loop.idle and inbox.empty()):
+            loop.turn()
+        outcomes = defaultdict(Outcome)
+        for event in [event for batch in sent if isinstance(batch, Batch) for event in batch.events]:
+            outcomes[event.request_id].events.append(event)
+            outcomes[event.request_id].tokens.extend(event.tokens)
+        assert_likeliest(requests, outcomes, plain_weights, slack=SLACK if kv_dtype == "bfloat16" else 0.1)
+        assert torch.cuda.memory_reserved() <= bound
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_tokens_are_gathered_with_the_single_ones_first():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +39,8 @@ class GpuEngine:
     notes: tuple[str, ...]
 
 
-def prepare_allocator() -> None:
-    """Steps of all sizes come in any order: memory that grows and shrinks in place does not fall to pieces.
-    To be called before the device is used."""
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-
-
 def build_gpu_engine(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> GpuEngine:
     """Load the model. `settings` are resolved. Raises UsageError where the device is too small."""
-    prepare_allocator()
     device = torch.device("cuda", torch.cuda.current_device())
     memory = DeviceMemory.open(device, settings.gpu_memory)
     weights, compiled = _load(checkpoint, settings, device, emit)

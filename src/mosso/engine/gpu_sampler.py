@@ -117,8 +117,8 @@ def _draw_part(
 ) -> tuple[torch.Tensor, Logprobs | None]:
     """Tokens, and log probabilities of the samples `wanted` with `most` alternatives."""
     logits = model.ops.head(h, model.weights.head, norm=model.head_norm)
-    at = upload(np.array(wanted, dtype=np.int32), h.device)
-    plain = logits.index_select(0, at) if wanted else None  # before anything changes them
+    at = upload(np.array(wanted, dtype=np.int32), h.device) if wanted else None
+    plain = None if at is None else logits.index_select(0, at)  # before anything changes them
     _penalize(model, logits, part)
     _add_bias(logits, part)
     rows = part.rows
@@ -126,7 +126,7 @@ def _draw_part(
         logits, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.seed, rows.outputs,
         write=(model.tokens, rows.rows, rows.positions),
     )  # fmt: skip
-    if plain is None:
+    if at is None or plain is None:
         return tokens, None
     return tokens, model.ops.logprobs(plain, tokens.index_select(0, at), most)
 

@@ -30,6 +30,10 @@ from mosso.engine.messages import (
     encode,
 )
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+"""Steps of all sizes come in any order: on a GPU, memory that grows and shrinks in place does not fall to
+pieces. In the environment, because torch reads it when it is imported."""
+
 SWITCH_SECONDS = 0.0005
 """How long a Python thread may keep the interpreter from another: the runner's thread must not wait the
 default 5 ms for the loop's."""
@@ -92,6 +96,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_SECONDS)
+    os.environ.setdefault(*ALLOCATOR)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         status = serve(Connection(sock))
     sys.stderr.flush()

@@ -111,7 +111,8 @@ def _few(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
         )  # fmt: skip
         gathered = _attention(model, step, index, q)
         ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
-        ops.combine(x, _experts(model, step, layer, x))
+        after = model.weights.layers[index + 1].qkv if index + 1 < len(model.weights.layers) else None
+        ops.combine(x, _experts(model, step, layer, x, after))
 
 
 def _some(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
@@ -135,7 +136,8 @@ def _many(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
         delta = ops.linear(gathered, layer.out, layer.out_bias)
         normed = ops.add_rms_norm(x, delta, layer.mlp_norm, eps)
         routing = ops.route(
-            normed, layer.router, layer.router_bias, config.experts_per_token, step.active, counts=counts[index]
+            normed, layer.router, layer.router_bias, config.experts_per_token, step.active,
+            counts=counts[index],
         )  # fmt: skip
         act = ops.gate_up(normed, layer.experts, routing, config.swiglu_limit)
         normed = _combined(model, index, x, ops.down(act, layer.experts, routing))
@@ -174,13 +176,15 @@ def _attention(model: GpuModel, step: GpuStep, index: int, q: torch.Tensor) -> t
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
 
 
-def _experts(model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor) -> torch.Tensor:
-    """Parts [T, k, H] that the experts add to x; its norm goes with the router."""
+def _experts(
+    model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor, ahead: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Parts [T, k, H] that the experts add to x; its norm goes with the router. `ahead`: the next weights."""
     ops, config = model.ops, model.config
     norm = (layer.mlp_norm, config.rms_norm_eps)
     routing = ops.route(x, layer.router, layer.router_bias, config.experts_per_token, step.active, norm=norm)
     act = ops.gate_up(routing.normed, layer.experts, routing, config.swiglu_limit)
-    return ops.down(act, layer.experts, routing)
+    return ops.down(act, layer.experts, routing, ahead=ahead)
 
 
 def _combined(model: GpuModel, index: int, x: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:

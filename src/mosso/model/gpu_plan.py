@@ -14,6 +14,7 @@ CONTEXT_BYTES = 512 << 20  # an estimate: the bare CUDA context, which nothing m
 LIBRARIES_BYTES = 128 << 20  # an estimate: kernels, and the libraries' workspaces
 GRAPH_NODE_BYTES = 12 << 10  # an estimate: what the driver keeps for each kernel of a graph
 KERNELS_A_LAYER = 10
+GRAPH_LIBRARY_BYTES = 64 << 20  # an estimate: the libraries' workspaces for the stream that captures
 SHAPED_ROWS = 64  # rows whose logits are in memory at once
 PENALIZED_ROWS = 16  # rows whose counts of tokens are
 
@@ -60,7 +61,8 @@ def graphs_bytes(config: ModelConfig, max_rows: int) -> int:
     """Graphs of every size, two each, their common memory, and the hidden states that they keep."""
     sizes = decode_sizes(max_rows)
     kernels = 2 * len(sizes) * (KERNELS_A_LAYER * config.num_layers + 8)
-    return kernels * GRAPH_NODE_BYTES + step_bytes(config, sizes[-1]) + 4 * config.hidden_size * sum(sizes)
+    kept = 4 * config.hidden_size * sum(sizes)
+    return kernels * GRAPH_NODE_BYTES + GRAPH_LIBRARY_BYTES + step_bytes(config, sizes[-1]) + kept
 
 
 def table_bytes(max_rows: int, max_context: int, page_size: int) -> int:
