@@ -108,7 +108,7 @@ def test_splits(device, dtype, heads, splits):
     inputs = decode_inputs(CONTEXTS, heads, device, dtype, padding=1)
     first = same_decode(inputs, splits=splits)
     assert attention.decode_attention(*inputs, splits=splits).equal(first), "parts are merged in one order"
-    assert not tickets(device).any(), "tickets are left as they were found"
+    assert not tickets(inputs[0].device).any(), "tickets are left as they were found"
 
 
 def test_one_token(device, dtype, heads):
@@ -253,11 +253,12 @@ def test_results_do_not_depend_on_the_batch(device, dtype, heads):
 def test_choices_of_splits():
     """There are tickets for all that split; each chip is filled by one token already."""
     for chip in CHIPS.values():
-        for pairs in range(1, 2 * TICKETS):
-            split = attention.split_of(pairs, chip.multiprocessors)
+        found = [attention.split_of(pairs, chip.multiprocessors) for pairs in range(1, 2 * TICKETS)]
+        assert len(set(found)) < 10, "each is compiled"
+        for pairs, split in enumerate(found, start=1):
             assert 1 <= split.most <= attention.MOST_SPLITS
             assert split.most == 1 or pairs <= TICKETS
-        assert attention.split_of(8, chip.multiprocessors).most * 8 >= 3 * chip.multiprocessors
+        assert attention.split_of(8, chip.multiprocessors).most * 8 >= 2 * chip.multiprocessors
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter is too slow")

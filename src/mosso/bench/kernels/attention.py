@@ -140,9 +140,11 @@ def sweep_decode() -> Iterator[Case]:
     ]
     for tokens, context in DECODES:
         held = cold_batch(tokens, context, None)
-        few = 4 * 132 // (tokens * KV)
-        for cut, splits in product(cuts, sorted({None, max(1, few // 4), max(1, few // 2)}, key=str)):
-            yield decode_case(held, tokens, context, None, cut, splits)
+        for cut in cuts:
+            yield decode_case(held, tokens, context, None, cut)
+        for splits in (1, 2, 4, 8, 16, 32, 64):
+            if splits * tokens <= 512:
+                yield decode_case(held, tokens, context, None, splits=splits)
 
 
 def sweep_window() -> Iterator[Case]:

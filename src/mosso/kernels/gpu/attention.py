@@ -70,13 +70,13 @@ def split_of(pairs: int, multiprocessors: int) -> Split:
 
     Four programs fill a multiprocessor. Two tiles are on their way at once, so a program has as many. Where
     the pairs alone fill the chip, only long contexts are split, so that none of them holds up the step: a
-    program without tiles costs next to nothing.
+    program without tiles costs next to nothing. Few choices, since each is a kernel to compile.
     """
     if pairs > TICKETS:
         return Split(1, 1)
     wanted = 4 * multiprocessors // pairs
     if wanted >= 4:
-        return Split(min(wanted, MOST_SPLITS), 2)
+        return Split(min(1 << (wanted.bit_length() - 1), MOST_SPLITS), 2)
     return Split(4, 8 if wanted >= 2 else 32)
 
 
@@ -305,10 +305,10 @@ def _attend(
     rows: tl.constexpr = GROUP if GROUP > 16 else 16
     d = tl.arange(0, D)
     key = first + tl.arange(0, PARTS)[:, None] * KEYS + tl.arange(0, KEYS)[None, :]
-    page = tl.load(table + key // PAGE, mask=key < end, other=0)
+    page = _page(table, key, end, PAGE)
     if PDL:
-        _prefetch(keys + (page * PAGE + key % PAGE) * D)
-        _prefetch(values + (page * PAGE + key % PAGE) * D)
+        _prefetch(keys + _place(page, key, PAGE) * D)
+        _prefetch(values + _place(page, key, PAGE) * D)
         gdc_wait()
     member = tl.arange(0, rows)
     query_at = q + (t.to(tl.int64) * q_stride + kv * GROUP) * D + member[:, None] * D + d[None, :]
@@ -325,7 +325,7 @@ def _attend(
             k, v = _tile(keys, values, page, key, end, D, PAGE)
             top, total, mixed = _step(query, k, v, key < end, top, total, mixed, scale)
             key += PARTS * KEYS
-            page = tl.load(table + key // PAGE, mask=key < end, other=0)  # a tile ahead of its keys
+            page = _page(table, key, end, PAGE)  # a tile ahead of its keys
     if rows // 2 >= GROUP:
         top, total, mixed = _first_half(top), _first_half(total), _first_half(mixed)
     best = tl.max(top, 0)
@@ -360,6 +360,18 @@ def _sum_over_parts(x):
 
 
 @triton.jit
+def _page(table, key, end, PAGE: tl.constexpr):
+    """Page ids of keys; of those from `end` on, which have none, page 0."""
+    return tl.load(table + key.to(tl.uint32) // PAGE, mask=key < end, other=0)  # unsigned: a shift
+
+
+@triton.jit
+def _place(page, key, PAGE: tl.constexpr):
+    """Places of keys within a head's plane."""
+    return page * PAGE + (key.to(tl.uint32) % PAGE).to(tl.int32)
+
+
+@triton.jit
 def _prefetch(at):
     """Asks for lines, so that they reach the L2 cache while the kernel before still runs."""
     tl.inline_asm_elementwise(
@@ -369,7 +381,7 @@ def _prefetch(at):
 
 @triton.jit
 def _tile(keys, values, page, key, end, D: tl.constexpr, PAGE: tl.constexpr):
-    at = (page * PAGE + key % PAGE)[:, :, None] * D + tl.arange(0, D)[None, None, :]
+    at = _place(page, key, PAGE)[:, :, None] * D + tl.arange(0, D)[None, None, :]
     visible = (key < end)[:, :, None]
     return tl.load(keys + at, mask=visible, other=0.0), tl.load(values + at, mask=visible, other=0.0)
 
@@ -495,10 +507,10 @@ def _prefill_kernel(
         total = tl.exp2(sink - top)
         mixed = tl.zeros((BLOCK_M, D), tl.float32)
         aligned = lowest // BLOCK_N * BLOCK_N
-        page = tl.load(table + (aligned + n) // PAGE, mask=aligned + n <= last, other=0)
+        page = _page(table, aligned + n, last + 1, PAGE)
         for start in tl.range(aligned, last + 1, BLOCK_N):
             key = start + n
-            at = (page * PAGE + key % PAGE)[:, None] * D + d[None, :]
+            at = _place(page, key, PAGE)[:, None] * D + d[None, :]
             held = ((key >= lowest) & (key <= last))[:, None]
             k = tl.load(keys + at, mask=held, other=0.0)
             v = tl.load(values + at, mask=held, other=0.0)
@@ -512,7 +524,6 @@ def _prefill_kernel(
             weights, top, total, shrink = _soften(scores, top, total, scale)
             mixed *= shrink[:, None]
             mixed = tl.dot(weights.to(query.dtype), v.to(query.dtype), mixed, input_precision="ieee")
-            after = key + BLOCK_N
-            page = tl.load(table + after // PAGE, mask=after <= last, other=0)  # a block ahead of its keys
+            page = _page(table, key + BLOCK_N, last + 1, PAGE)  # a block ahead of its keys
         at = out + (token * (GROUP * tl.num_programs(1)) + head)[:, None] * D + d[None, :]
         tl.store(at, (mixed * (1 / total)[:, None]).to(out.dtype.element_ty), mask=real)
