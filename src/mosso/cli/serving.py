@@ -50,8 +50,16 @@ async def serving(
     def told(progress: Progress) -> None:
         logger.info(progress.stage)
 
-    tokenizer = Tokenizer.from_folder(engine.model)
-    client = await EngineClient.start(engine, on_progress=told, on_death=lost)
+    starting = asyncio.create_task(EngineClient.start(engine, on_progress=told, on_death=lost))
+    try:  # a large vocabulary takes a second or two, while the engine loads
+        tokenizer = await asyncio.to_thread(Tokenizer.from_folder, engine.model)
+    except BaseException:
+        starting.cancel()
+        (started,) = await asyncio.gather(starting, return_exceptions=True)
+        if isinstance(started, EngineClient):
+            await started.close()
+        raise
+    client = await starting
     app = create_app(client, tokenizer, server)
     try:
         yield app, client

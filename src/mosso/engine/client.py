@@ -83,7 +83,13 @@ class EngineClient:
         ours, theirs = socket.socketpair()
         with theirs:
             process = _spawn(theirs)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:  # cancelled, before there is a client that could close it
+            ours.close()
+            process.kill()
+            process.wait()
+            raise
         client = cls(process, reader, writer)
         try:
             client._send(Load(settings))
