@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -91,23 +91,20 @@ async def _engine(
 
 @command.command("start")
 @click.argument("model", default="demo")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def start(model: str, device: Literal["cpu", "cuda"]) -> None:
+@engine_options
+def start(model: str, **options: Any) -> None:
     """From this command's first moment to the first token of MODEL, by phases.
 
-    Empty TRITON_CACHE_DIR (~/.triton/cache) for a start with cold kernel caches.
+    On a GPU the first start compiles kernels; to see it again, point TRITON_CACHE_DIR at an empty folder.
     """
     from mosso.bench.start import measure
     from mosso.cli.models import find_model
-    from mosso.engine.settings import EngineSettings
 
-    phases, notes = asyncio.run(measure(EngineSettings(find_model(model).folder, device=device)))
+    phases, notes = asyncio.run(measure(engine_settings(find_model(model).folder, options)))
     for line in (*notes, *(f"{seconds:8.2f} s  {stage}" for stage, seconds in phases.items())):
         click.echo(line)
     total = sum(phases.values())
-    click.echo(
-        json.dumps({"bench": "start", "model": model, "device": device, "total": total, "phases": phases})
-    )
+    click.echo(json.dumps({"bench": "start", "model": model, "total": total, "phases": phases}))
 
 
 @command.command("serve")
