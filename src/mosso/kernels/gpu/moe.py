@@ -1,15 +1,16 @@
 """The MXFP4 expert layer: two products over the tokens that each expert was given.
 
 Weights stay 4-bit in memory and are unpacked in registers, as the M side of the tensor cores' product; tokens
-are the N side, so that a few tokens cost little. There is no permuted copy of the activations: the router leaves
-a list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
+are the N side, so that a few tokens cost little. There is no permuted copy of the activations: the router
+leaves a list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
 
 A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block a
-program has follows from the counts; as many start as there can be blocks, and the surplus ends at once.
+program has follows from the counts; as many start as there can be, and the surplus ends at once.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ from mosso.kernels.swiglu import swiglu
 
 @dataclass(frozen=True, slots=True)
 class GpuExperts:
-    """The experts of one layer as mxfp4_layout lays them out; gate_up's rows in interleave_gate_up's order."""
+    """One layer's experts as mxfp4_layout lays them out; gate_up's rows in interleave_gate_up's order."""
 
     gate_up_words: torch.Tensor  # int16 [E, 2·I / ROWS, H / CHUNK, ROWS, 16]
     gate_up_scales: torch.Tensor  # int16 [E, 2·I, H / CHUNK, padded]
@@ -224,7 +225,7 @@ def _pairs(expert_list, start, count, PAIRS: tl.constexpr, DIRECT: tl.constexpr)
     """The pairs [PAIRS] of a block, and which of them there are."""
     place = start + tl.arange(0, PAIRS)
     real = place < count
-    if DIRECT:
+    if DIRECT:  # noqa: SIM108 - a branch of the compiler, not a choice at run time
         pair = tl.where(real, tl.program_id(1), 0)
     else:
         pair = tl.load(expert_list + place, mask=real, other=0)
@@ -378,6 +379,7 @@ def _down_kernel(
     lists,
     counts,
     out,  # [T · TOP_K · SPLITS, H]
+    ahead,  # AHEAD words that the next product will read
     stride,
     H: tl.constexpr,
     INNER: tl.constexpr,
@@ -386,6 +388,8 @@ def _down_kernel(
     DIRECT: tl.constexpr,
     TAIL: tl.constexpr,
     SPLITS: tl.constexpr,
+    AHEAD: tl.constexpr,
+    SHARE: tl.constexpr,  # of a program
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -405,15 +409,12 @@ def _down_kernel(
     expert_list = lists + wide * stride
     if PTX:
         _prefetch(expert_scales + tl.program_id(0) * ROWS * SCALE_STRIDE, ROWS * SCALE_STRIDE)
-        if DIRECT and ROWS % 32 == 0 and N_PADDED % ROWS == 0:  # gate_up alone leaves memory idle
-            for tile in tl.static_range(ROWS // 32):
-                first = (tl.program_id(0) * (ROWS // 32) + tile) * CHUNKS + tl.program_id(2) * (
-                    CHUNKS // SPLITS
-                )
-                _prefetch(expert_words + first * 512, CHUNKS // SPLITS * 512)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()  # only now, so that what comes next does not take memory from gate_up
+    if SHARE > 0 and PTX:
+        program = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0)
+        _prefetch(ahead + tl.minimum((program + tl.program_id(0)) * SHARE, AHEAD - SHARE), SHARE)
     if TAIL and count - start <= PAIRS // 2:
         _down_block(
             act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
@@ -519,10 +520,12 @@ def down(
     routing: Routing,
     dtype: torch.dtype | None = None,
     tile: Tile | None = None,
+    ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k · splits, H] as `dtype` (None: act's).
 
-    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten.
+    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten. `ahead`:
+    the weights of the product that comes next. For one token, when the memory would be idle, they are asked for.
     """
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
@@ -535,6 +538,8 @@ def down(
     pdl = launch.pdl(act.device)
     blocks = _grid(tokens, top_k, num_experts, tile, direct)
     grid = (triton.cdiv(tiles * ROWS, tile.rows), blocks, splits)
+    ahead_words = ahead.numel() if ahead is not None and direct and ahead.element_size() == 2 else 0
+    share = triton.cdiv(ahead_words, 64 * math.prod(grid)) * 64
     _down_kernel[grid](
         act,
         experts.down_words,
@@ -545,6 +550,7 @@ def down(
         routing.lists,
         routing.counts,
         out,
+        out if ahead is None else ahead,
         routing.lists.stride(0),
         H=hidden,
         INNER=inner,
@@ -553,6 +559,8 @@ def down(
         DIRECT=direct,
         TAIL=_has_tail(tile),
         SPLITS=splits,
+        AHEAD=ahead_words,
+        SHARE=share,
         ROWS=tile.rows,
         PAIRS=tile.pairs,
         UNROLL=_largest_divisor(chunks // splits, tile.chunks),
@@ -592,8 +600,9 @@ def down_twin(
     routing: Routing,
     dtype: torch.dtype | None = None,
     tile: Tile | None = None,
+    ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What down computes, expert by expert; `tile` changes nothing."""
+    """What down computes, expert by expert; `tile` and `ahead` change nothing."""
     tokens, top_k = routing.chosen.shape
     hidden = experts.hidden_size
     out = torch.zeros(tokens * top_k, hidden, dtype=dtype or act.dtype, device=act.device)

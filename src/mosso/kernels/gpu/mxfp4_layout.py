@@ -1,11 +1,11 @@
 """MXFP4 weights as the GPU kernels read them: 16-bit words that unpack to bfloat16 in two operations a value.
 
-A matrix [N, K] is cut into tiles of ROWS rows and chunks of CHUNK columns; a tile's chunk is contiguous, and so
-are the chunks of a tile. Word j (of 16) of a row's chunk holds the elements j, 16 + j, 32 + j and 48 + j of it,
-one of each of its four planes, with their bits placed so that a shift and a mask give a bfloat16 that is 2^-126
-times the value. The planes 0 and 1 are one group of 32 with one scale, 2 and 3 the next:
+A matrix [N, K] is cut into tiles of ROWS rows and chunks of CHUNK columns; a tile's chunk is contiguous, and
+so are the chunks of a tile. Word j (of 16) of a row's chunk holds the elements j, 16 + j, 32 + j and 48 + j,
+one of each of the chunk's four planes, with their bits placed so that a shift and a mask give a bfloat16 that
+is 2^-126 times the value. The planes 0 and 1 are one group of 32 with one scale, 2 and 3 the next:
 
-    words   int16 [E, N / ROWS, K / CHUNK, ROWS, 16]        bits of the planes: see PLANE_SHIFTS
+    words   int16 [E, N / ROWS, K / CHUNK, ROWS, 16]         bits of the planes: see PLANE_SHIFTS
     scales  int16 [E, N, K / CHUNK, padded to whole SCALES]  low byte: planes 0 and 1, high byte: 2 and 3
 
 A scale is held as the exponent field of the bfloat16 2^(s - 1), the factor from the unpacked value to the

@@ -45,9 +45,9 @@ def tiling(tokens: int, experts: int) -> Tiling:
     if tokens <= FEW_TOKENS:
         return Tiling(tokens=1, experts=min(experts, 4), depth=1024, warps=4)
     if tokens <= 256:
-        return Tiling(tokens=16, experts=min(experts, 16), depth=128, warps=max(1, experts // 64), stages=4)
+        return Tiling(tokens=16, experts=min(experts, 16), depth=256, warps=4, stages=4)
     if tokens <= 1024:
-        return Tiling(tokens=32, experts=min(experts, 32), depth=128, warps=4, stages=3)
+        return Tiling(tokens=16, experts=min(experts, 32), depth=256, warps=4, stages=4)
     return Tiling(tokens=64, experts=experts, depth=64, warps=4 if experts <= 64 else 8, stages=4)
 
 
