@@ -105,7 +105,7 @@ def test_decode(device, dtype, heads, window):
 
 @pytest.mark.parametrize("splits", [1, 3, 8])
 def test_splits(device, dtype, heads, splits):
-    inputs = decode_inputs(CONTEXTS, heads, device, dtype, padding=1)
+    inputs = decode_inputs([300, 1, 64, 129], heads, device, dtype, padding=1)
     first = same_decode(inputs, splits=splits)
     assert attention.decode_attention(*inputs, splits=splits).equal(first), "parts are merged in one order"
     assert not tickets(inputs[0].device).any(), "tickets are left as they were found"
@@ -118,7 +118,7 @@ def test_one_token(device, dtype, heads):
 
 
 def test_more_splits_than_are_merged_at_once(device, dtype, heads):
-    same_decode(decode_inputs([1300, 1, 1030], heads, device, dtype), splits=40)
+    same_decode(decode_inputs([1300], heads, device, dtype), splits=40)
 
 
 @pytest.mark.parametrize("window", [None, 128])
