@@ -4,8 +4,8 @@ Weights stay 4-bit in memory and are unpacked in registers, as the M side of the
 are the N side, so that a few tokens cost little. There is no permuted copy of the activations: the router
 leaves a list of pairs (token · k + slot) for each expert, and the products gather and scatter by it.
 
-A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block a
-program has follows from the counts; as many start as there can be, and the surplus ends at once.
+A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block
+a program has follows from the counts; as many start as there can be, and the surplus ends at once.
 """
 
 from __future__ import annotations
@@ -209,8 +209,10 @@ def _prefetch(first, WORDS: tl.constexpr):
 
 @triton.jit
 def _work(chosen, counts, E: tl.constexpr, PAIRS: tl.constexpr, DIRECT: tl.constexpr):
-    """This program's (expert, first place in its list, length of the list). DIRECT: one token, whose slots are
-    the blocks."""
+    """This program's (expert, first place in its list, length of the list).
+
+    DIRECT: there is one token, and its slots are the blocks.
+    """
     if DIRECT:
         expert = tl.load(chosen + tl.program_id(1))
         start = 0
@@ -525,7 +527,7 @@ def down(
     """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k · splits, H] as `dtype` (None: act's).
 
     A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten. `ahead`:
-    the weights of the product that comes next. For one token, when the memory would be idle, they are asked for.
+    the weights of the product that comes next; for one token, when memory would be idle, they are asked for.
     """
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
