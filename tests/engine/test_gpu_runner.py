@@ -355,7 +355,7 @@ def test_the_engine_from_settings_to_tokens(folder, requests, plain_weights, kv_
 
 
 def test_tokens_are_gathered_with_the_single_ones_first():
-    work = [RowWork(4, 9, 1, True), RowWork(2, 3, 5, False), RowWork(7, 0, 1, False), RowWork(1, 2, 3, True)]
+    work = [RowWork(4, 9, 1, True), RowWork(2, 3, 5, True), RowWork(7, 0, 1, False), RowWork(1, 2, 3, True)]
     batch = gather(work)
     assert batch.rows.tolist() == [4, 7, *[2] * 5, *[1] * 3]
     assert batch.positions.tolist() == [9, 0, 3, 4, 5, 6, 7, 2, 3, 4]
@@ -363,9 +363,9 @@ def test_tokens_are_gathered_with_the_single_ones_first():
     assert batch.span_rows.tolist() == [2, 1]
     assert batch.query_starts.tolist() == [0, 5, 8]
     assert batch.context_lens.tolist() == [8, 5]
-    assert batch.sample_at.tolist() == [0, 9]
-    assert batch.sample_rows.tolist() == [4, 1]
-    assert batch.sample_positions.tolist() == [9, 4]
+    assert batch.sample_at.tolist() == [0, 6, 9]
+    assert batch.sample_rows.tolist() == [4, 2, 1]
+    assert batch.sample_positions.tolist() == [9, 7, 4]
     assert not batch.is_decode
     assert gather(work[:1]).is_decode
     assert not gather(work[2:3]).is_decode

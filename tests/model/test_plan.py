@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine.memory import kv_budget
 from mosso.engine.settings import EngineSettings
+from mosso.model.gpu_plan import packed_bytes
 from mosso.model.kv_pages import window_need
 from mosso.model.loading import load_weights
 from mosso.model.paged import kv_bytes_per_page
@@ -64,6 +66,13 @@ def test_weights_are_planned_to_the_byte(
         TINY, experts_format=stored, device="cpu", dtype=dtype, storage=storage, experts=experts
     )
     assert plan.weight_bytes == tensor_bytes(loaded)
+
+
+@pytest.mark.parametrize("shape", [(32, 5760, 2880), (3, 40, 96), (2, 33, 1056)])
+def test_packed_experts_are_planned_with_their_padding(shape: tuple[int, int, int]) -> None:
+    from mosso.kernels.gpu.mxfp4_layout import packed_shapes
+
+    assert packed_bytes(*shape) == tuple(2 * math.prod(packed) for packed in packed_shapes(*shape))
 
 
 def test_pages_are_those_of_the_pools() -> None:
