@@ -149,11 +149,11 @@ def sweep_decode() -> Iterator[Case]:
 
 def sweep_window() -> Iterator[Case]:
     cuts = [
-        DecodeTiling(parts=8, keys=16, warps=8, stages=1),
-        DecodeTiling(parts=4, keys=32, warps=4, stages=1),
-        DecodeTiling(parts=8, keys=16, warps=4, stages=1),
-        DecodeTiling(parts=2, keys=32, warps=2, stages=3),
+        DecodeTiling(parts=8, keys=16, warps=8, stages=2),
+        DecodeTiling(parts=8, keys=16, warps=4, stages=2),
+        DecodeTiling(parts=4, keys=32, warps=4, stages=2),
         DecodeTiling(parts=4, keys=16, warps=4, stages=3),
+        DecodeTiling(parts=2, keys=32, warps=2, stages=3),
     ]
     for tokens in (1, 8, 64, 512):
         held = cold_batch(tokens, 1152, WINDOW)

@@ -58,11 +58,16 @@ class PrefillTiling:
     stages: int
 
 
-def decode_tiling(window: int | None) -> DecodeTiling:
-    """A window fits one tile, if it is gpt-oss's."""
-    if window is None or window > 128:
+def decode_tiling(window: int | None, pairs: int, multiprocessors: int) -> DecodeTiling:
+    """The choice for `pairs` pairs of a token and a key/value head.
+
+    Few of them see a window of up to 128 keys as one tile, with a warp for each part: the shortest way. Else
+    tiles are small, so that several programs share a multiprocessor.
+    """
+    if window is None or window > 128 or pairs > 2 * multiprocessors:
         return DecodeTiling(parts=4, keys=16, warps=4, stages=3)
-    return DecodeTiling(parts=max(1, triton.next_power_of_2(window) // 16), keys=16, warps=4, stages=1)
+    parts = max(1, triton.next_power_of_2(window) // 16)
+    return DecodeTiling(parts=parts, keys=16, warps=parts, stages=2)
 
 
 def split_of(pairs: int, multiprocessors: int) -> Split:
@@ -113,12 +118,13 @@ def decode_attention(
     """
     tokens, heads, dim = q.shape
     kv_heads, pairs = pool.shape[1], tokens * pool.shape[1]
-    cut = config or decode_tiling(window)
+    multiprocessors = num_multiprocessors(q.device)
+    cut = config or decode_tiling(window, pairs, multiprocessors)
     split = Split(1, 1)
     if splits is not None:
         split = Split(splits, 1)
     elif window is None:
-        split = split_of(pairs, num_multiprocessors(q.device))
+        split = split_of(pairs, multiprocessors)
     assert window is None or split.most == 1
     out = torch.empty(tokens, heads, dim, dtype=q.dtype, device=q.device)
     group = heads // kv_heads
@@ -281,7 +287,7 @@ def _decode_kernel(
         token_head = t.to(tl.int64) * tl.num_programs(1) + kv
         top, total, mixed = _attend(
             q, keys, values, table, first, end, t, kv, q_stride, scale,
-            GROUP, D, PAGE, PARTS, KEYS, (WINDOW > 0) and (tile >= WINDOW), PDL,
+            GROUP, D, PAGE, PARTS, KEYS, PDL,
         )  # fmt: skip
         if (SPLITS == 1) or (used == 1):
             _finish(out, sinks, token_head, kv, top, total, mixed, GROUP, D)
@@ -295,7 +301,7 @@ def _decode_kernel(
 def _attend(
     q, keys, values, table, first, end, t, kv, q_stride, scale,
     GROUP: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, PARTS: tl.constexpr, KEYS: tl.constexpr,
-    ONE_TILE: tl.constexpr, PDL: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Keys first .. end - 1 → maximum [M] of the scaled scores, sum [M] of the weights, weighted sum [M, D].
 
@@ -317,15 +323,19 @@ def _attend(
     top = tl.full((PARTS, rows), _LOWEST, tl.float32)
     total = tl.zeros((PARTS, rows), tl.float32)
     mixed = tl.zeros((PARTS, rows, D), tl.float32)
-    if ONE_TILE:
-        k, v = _tile(keys, values, page, key, end, D, PAGE)
-        top, total, mixed = _step(query, k, v, key < end, top, total, mixed, scale)
-    else:
-        for _ in tl.range(first, end, PARTS * KEYS):
-            k, v = _tile(keys, values, page, key, end, D, PAGE)
-            top, total, mixed = _step(query, k, v, key < end, top, total, mixed, scale)
-            key += PARTS * KEYS
-            page = _page(table, key, end, PAGE)  # a tile ahead of its keys
+    # Also where there is but one tile: a loop's loads all start before the first is waited for.
+    for _ in tl.range(first, end, PARTS * KEYS):
+        at = _place(page, key, PAGE)[:, :, None] * D + d[None, None, :]
+        visible = key < end
+        k = tl.load(keys + at, mask=visible[:, :, None], other=0.0)
+        v = tl.load(values + at, mask=visible[:, :, None], other=0.0)
+        scores = tl.dot(query, tl.trans(k.to(query.dtype), (0, 2, 1)), input_precision="ieee")
+        scores = tl.where(visible[:, None, :], scores, -float("inf"))
+        weights, top, total, shrink = _soften(scores, top, total, scale)
+        mixed *= shrink[:, :, None]
+        mixed = tl.dot(weights.to(query.dtype), v.to(query.dtype), mixed, input_precision="ieee")
+        key += PARTS * KEYS
+        page = _page(table, key, end, PAGE)  # a tile ahead of its keys
     if rows // 2 >= GROUP:
         top, total, mixed = _first_half(top), _first_half(total), _first_half(mixed)
     best = tl.max(top, 0)
@@ -377,24 +387,6 @@ def _prefetch(at):
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
     )
-
-
-@triton.jit
-def _tile(keys, values, page, key, end, D: tl.constexpr, PAGE: tl.constexpr):
-    at = _place(page, key, PAGE)[:, :, None] * D + tl.arange(0, D)[None, None, :]
-    visible = (key < end)[:, :, None]
-    return tl.load(keys + at, mask=visible, other=0.0), tl.load(values + at, mask=visible, other=0.0)
-
-
-@triton.jit
-def _step(query, k, v, visible, top, total, mixed, scale):
-    k = tl.trans(k.to(query.dtype), (0, 2, 1))
-    scores = tl.dot(query, k, input_precision="ieee")
-    scores = tl.where(visible[:, None, :], scores, -float("inf"))
-    weights, top, total, shrink = _soften(scores, top, total, scale)
-    mixed *= shrink[:, :, None]
-    mixed = tl.dot(weights.to(query.dtype), v.to(query.dtype), mixed, input_precision="ieee")
-    return top, total, mixed
 
 
 @triton.jit
