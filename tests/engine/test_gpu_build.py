@@ -1,0 +1,115 @@
+"""The GPU engine on a pretended device: what is measured, what is left for pages, what is said."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton has no build for this system")
+
+from mosso.checkpoint import open_checkpoint
+from mosso.core.errors import UsageError
+from mosso.engine import gpu_build
+from mosso.engine.gpu_memory import DeviceMemory, bound_bytes
+from mosso.engine.memory import kv_budget, kv_page_bytes
+from mosso.engine.settings import EngineSettings
+from mosso.model.gpu_loading import load_gpu_weights
+from mosso.model.gpu_operations import TWINS
+from mosso.model.gpu_plan import CONTEXT_BYTES, graphs_bytes, logits_bytes
+
+GIB = 1 << 30
+CPU = torch.device("cpu")
+STEP = 123 << 20  # bytes that a step is said to take
+LOADED = 2 * GIB  # and the weights
+
+
+class Graph:
+    def replay(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A device of 80 GiB, of which 70 are free at first; returns the shares that torch was allowed."""
+    allowed: list[float] = []
+    free = iter([70 * GIB])
+    fakes = {
+        "mem_get_info": lambda device: (next(free, 70 * GIB - LOADED), 80 * GIB),
+        "memory_allocated": lambda device: 1000,
+        "max_memory_allocated": lambda device: 1000 + STEP,
+        "memory_reserved": lambda device: LOADED,
+        "set_per_process_memory_fraction": lambda share, device: allowed.append(share),
+        "CUDAGraph": Graph,
+        "graph": lambda *_, **__: contextlib.nullcontext(),
+        "graph_pool_handle": lambda: None,
+    }
+    for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
+        fakes[name] = lambda *_: None
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(gpu_build, "TRITON", TWINS)
+    return allowed
+
+
+def build(model: Path, **changes: object):
+    wishes = {
+        "device": "cuda",
+        "max_rows": 8,
+        "token_budget": 64,
+        "gpu_memory": 8.0 * GIB,
+        "max_context": 256,
+    }
+    settings = EngineSettings(model, **(wishes | changes)).resolved(cuda=True)
+    memory = DeviceMemory.open(CPU, settings.gpu_memory)
+    with open_checkpoint(model) as checkpoint:
+        weights = load_gpu_weights(checkpoint, CPU)
+        builder = gpu_build._Builder(checkpoint.config, settings, CPU, memory, weights)
+    return builder, settings
+
+
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "float8"])
+def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
+    small = build(model, kv_dtype=kv_dtype, kv_memory=4 << 20)[0]
+    stages = []
+    engine = small.build(stages.append, "compiled")
+    assert [step.stage for step in stages] == ["warming up", "capturing graphs"]
+    assert engine.budget.max_context == 256
+    assert engine.budget.total_bytes <= 4 << 20
+    assert engine.notes[0] == "compiled"
+    assert "8,192 MiB at most" in engine.notes[1]
+    assert f"workspace {(STEP + logits_bytes(small.config, 8)) >> 20:,}" in engine.notes[1]
+    other = CONTEXT_BYTES  # all that is not torch's
+    assert pretended == [pytest.approx((8 * GIB - other) / (80 * GIB))]
+
+
+def test_without_kv_memory_pages_take_all_that_is_left(model, pretended, monkeypatch):
+    builder, settings = build(model)
+    asked = []
+
+    def divide(config, settings, left):
+        asked.append(left)
+        return kv_budget(config, settings, 1 << 22)
+
+    monkeypatch.setattr(gpu_build, "kv_budget", divide)
+    builder.build(lambda _: None, "")
+    rest = (STEP, logits_bytes(builder.config, 8), graphs_bytes(builder.config, 8))
+    scratch = sum(kv_page_bytes(builder.config, settings))
+    assert asked == [8 * GIB - LOADED - CONTEXT_BYTES - sum(rest) - scratch]
+
+
+def test_a_share_is_of_the_device_and_bytes_are_bytes(pretended):
+    assert bound_bytes(0.5, 80 * GIB) == 40 * GIB
+    assert bound_bytes(1, 80 * GIB) == 80 * GIB
+    assert bound_bytes(16.0 * GIB, 80 * GIB) == 16 * GIB
+    assert bound_bytes(900.0 * GIB, 80 * GIB) == 80 * GIB
+    with pytest.raises(UsageError, match=r"--gpu-memory asks for 76,186 MiB of cpu, which has 71,680 of its"):
+        DeviceMemory.open(CPU, 0.93)
+
+
+def test_too_little_for_pages_is_said(model, pretended):
+    builder, _ = build(model, gpu_memory=float(LOADED + CONTEXT_BYTES + (100 << 20)))
+    with pytest.raises(UsageError, match=r"--gpu-memory leaves too little"):
+        builder.build(lambda _: None, "")
