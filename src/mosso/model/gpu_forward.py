@@ -111,8 +111,7 @@ def _few(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
         )  # fmt: skip
         gathered = _attention(model, step, index, q)
         ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
-        after = model.weights.layers[index + 1].qkv if index + 1 < len(model.weights.layers) else None
-        ops.combine(x, _experts(model, step, layer, x, after))
+        ops.combine(x, _experts(model, step, layer, x))
 
 
 def _some(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
@@ -176,15 +175,13 @@ def _attention(model: GpuModel, step: GpuStep, index: int, q: torch.Tensor) -> t
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
 
 
-def _experts(
-    model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor, ahead: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Parts [T, k, H] that the experts add to x; its norm goes with the router. `ahead`: the next weights."""
+def _experts(model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor) -> torch.Tensor:
+    """Parts [T, k, H] that the experts add to x; its norm goes with the router."""
     ops, config = model.ops, model.config
     norm = (layer.mlp_norm, config.rms_norm_eps)
     routing = ops.route(x, layer.router, layer.router_bias, config.experts_per_token, step.active, norm=norm)
     act = ops.gate_up(routing.normed, layer.experts, routing, config.swiglu_limit)
-    return ops.down(act, layer.experts, routing, ahead=ahead)
+    return ops.down(act, layer.experts, routing)
 
 
 def _combined(model: GpuModel, index: int, x: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ a program has follows from the counts; as many start as there can be, and the su
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -381,7 +380,6 @@ def _down_kernel(
     lists,
     counts,
     out,  # [T · TOP_K · SPLITS, H]
-    ahead,  # AHEAD words that the next product will read
     stride,
     H: tl.constexpr,
     INNER: tl.constexpr,
@@ -390,8 +388,6 @@ def _down_kernel(
     DIRECT: tl.constexpr,
     TAIL: tl.constexpr,
     SPLITS: tl.constexpr,
-    AHEAD: tl.constexpr,
-    SHARE: tl.constexpr,  # of a program
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
@@ -414,9 +410,6 @@ def _down_kernel(
     if PDL:
         gdc_wait()
         gdc_launch_dependents()  # only now, so that what comes next does not take memory from gate_up
-    if SHARE > 0 and PTX:
-        program = (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0)
-        _prefetch(ahead + tl.minimum((program + tl.program_id(0)) * SHARE, AHEAD - SHARE), SHARE)
     if TAIL and count - start <= PAIRS // 2:
         _down_block(
             act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
@@ -522,12 +515,10 @@ def down(
     routing: Routing,
     dtype: torch.dtype | None = None,
     tile: Tile | None = None,
-    ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k · splits, H] as `dtype` (None: act's).
 
-    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten. `ahead`:
-    the weights of the product that comes next; for one token, when memory would be idle, they are asked for.
+    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten.
     """
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
@@ -540,8 +531,6 @@ def down(
     pdl = launch.pdl(act.device)
     blocks = _grid(tokens, top_k, num_experts, tile, direct)
     grid = (triton.cdiv(tiles * ROWS, tile.rows), blocks, splits)
-    ahead_words = ahead.numel() if ahead is not None and direct and ahead.element_size() == 2 else 0
-    share = triton.cdiv(ahead_words, 64 * math.prod(grid)) * 64
     _down_kernel[grid](
         act,
         experts.down_words,
@@ -552,7 +541,6 @@ def down(
         routing.lists,
         routing.counts,
         out,
-        out if ahead is None else ahead,
         routing.lists.stride(0),
         H=hidden,
         INNER=inner,
@@ -561,8 +549,6 @@ def down(
         DIRECT=direct,
         TAIL=_has_tail(tile),
         SPLITS=splits,
-        AHEAD=ahead_words,
-        SHARE=share,
         ROWS=tile.rows,
         PAIRS=tile.pairs,
         UNROLL=_largest_divisor(chunks // splits, tile.chunks),
@@ -602,9 +588,8 @@ def down_twin(
     routing: Routing,
     dtype: torch.dtype | None = None,
     tile: Tile | None = None,
-    ahead: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """What down computes, expert by expert; `tile` and `ahead` change nothing."""
+    """What down computes, expert by expert; `tile` changes nothing."""
     tokens, top_k = routing.chosen.shape
     hidden = experts.hidden_size
     out = torch.zeros(tokens * top_k, hidden, dtype=dtype or act.dtype, device=act.device)
