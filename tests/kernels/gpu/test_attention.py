@@ -117,6 +117,11 @@ def test_one_token(device, dtype, heads):
         same_decode(decode_inputs([context], heads, device, dtype))
 
 
+def test_a_window_is_not_split(device, dtype, heads):
+    inputs = decode_inputs([40, 133], heads, device, dtype, 128)
+    assert attention.decode_attention(*inputs, splits=3).equal(same_decode(inputs))
+
+
 def test_more_splits_than_are_merged_at_once(device, dtype, heads):
     same_decode(decode_inputs([1300], heads, device, dtype), splits=40)
 

@@ -1,11 +1,12 @@
 """Attention over paged keys and values with sinks, in Triton; mosso.kernels.attention defines it.
 
-Softmax runs online, in base 2: scores and sinks are scaled by log2 e. A sink is where the running sum starts:
-a maximum of its logit and a sum of one, with no value.
+Softmax runs online, in base 2: scores are scaled by log2(e)/√D, sinks by log2(e). Keys that a query must not
+see are never read where their page may be another's, or never written: a NaN times a weight of zero is a NaN.
 
-decode_attention    one query a row: a program has a row, a key/value head (its query heads are the M side of
-                    the product) and a split of the context; the last split to end merges them all
-prefill_attention   chunks of queries: a program has a block of queries of one head
+decode_attention    one query a row: a program has a token, a key/value head with all of its query heads, and
+                    a split of the context; the last split to end merges them all
+prefill_attention   spans of queries: a program has a block of queries, each with all query heads of one
+                    key/value head
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def decode_attention(
 
     q [T, heads, D], of which only the first dimension may be strided; pool [2, KV, pages, page_size, D], in
     any floating-point type; pages int32 [R, P]; rows and positions int32 [T]; sinks float32 [heads].
-    heads / KV is a power of two. `splits` fixes into how many programs a context of any length is split.
+    heads / KV is a power of two. `splits` fixes into how many programs a full context of any length is split;
+    a window is never split.
 
     Nothing that may still run when this kernel starts writes `rows`, `positions` and `pages`: they are read
     before the kernel ahead has ended.
@@ -121,11 +123,8 @@ def decode_attention(
     multiprocessors = num_multiprocessors(q.device)
     cut = config or decode_tiling(window, pairs, multiprocessors)
     split = Split(1, 1)
-    if splits is not None:
-        split = Split(splits, 1)
-    elif window is None:
-        split = split_of(pairs, multiprocessors)
-    assert window is None or split.most == 1
+    if window is None:
+        split = split_of(pairs, multiprocessors) if splits is None else Split(splits, 1)
     out = torch.empty(tokens, heads, dim, dtype=q.dtype, device=q.device)
     group = heads // kv_heads
     parts, stats, counters = None, None, None
