@@ -77,6 +77,35 @@ def test_counting_what_a_hit_would_take_from_the_available_pages():
     assert pool.count_cached([a, b]) == 1
 
 
+def cached_pool(total: int, passing: int) -> PagePool:
+    """All pages cached, page i with key i; the first `passing` of them in passing."""
+    pool = PagePool(total)
+    for page in sorted(pool.take(total, step=0)):
+        pool.publish(page, b"%d" % page)
+        pool.release([page], passing=page < passing)
+    return pool
+
+
+def test_passing_pages_beyond_half_of_the_cache_go_first():
+    pool = cached_pool(8, passing=5)
+    assert pool.take(3, step=1) == [0, 1, 2], "the oldest of half and more"
+    assert pool.take(1, step=1) == [5], "two beside three: now the oldest that is kept"
+    assert pool.take(1, step=1) == [3]
+    assert [pool.find(b"%d" % page) for page in range(8)] == [None] * 4 + [4, None, 6, 7]
+
+
+def test_a_passing_page_that_is_hit_is_kept():
+    pool = cached_pool(4, passing=4)
+    pool.hold([0])
+    pool.release([0], passing=True)
+    assert pool.take(3, step=1) == [1, 2, 3]
+    assert pool.find(b"0") == 0
+    assert pool.take(1, step=1) == [0]
+    pool.publish(0, b"new")
+    pool.release([0], passing=True)
+    pool.check(Counter([1, 2, 3]))
+
+
 def test_the_step_that_took_a_page_last_is_remembered():
     pool = PagePool(1)
     (page,) = pool.take(1, step=3)
@@ -129,7 +158,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data):
         page = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        self.pool.release([page])
+        self.pool.release([page], passing=data.draw(st.booleans()))
         if page not in self.held and self.contents.get(page) is None:
             assert self.pool.count_cached([page]) == 1
 

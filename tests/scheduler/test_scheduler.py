@@ -207,6 +207,20 @@ def test_beside_decoding_rows_prompts_have_a_budget_of_their_own(make_loop):
     assert shape(loop.step()) == [(1, 18, 2, True), (0, 0, 5, True)]
 
 
+def test_the_next_turn_of_a_conversation_hits_after_much_other_traffic(make_loop):
+    """Its history has the first turn's prompt, not its thinking."""
+    loop = make_loop(full_pages=600, window_pages=40, max_context=200)
+    turn = request("turn", 42, max_tokens=30)
+    loop.add(turn)
+    loop.drain()
+    for index in range(3):
+        loop.add(request(f"other {index}", [(index * 7 + at * at) % 40 for at in range(160)]))
+        loop.drain()
+    loop.add(request("next turn", [*turn.prompt, *range(20)]))
+    loop.drain()
+    assert loop.events["next turn"][0].cached_tokens == 40
+
+
 def test_with_more_rows_than_budget_the_earlier_ones_go_on(make_loop):
     loop = make_loop(token_budget=2)
     loop.add(*(asks := [request(name, 1, max_tokens=3) for name in "abc"]))

@@ -127,8 +127,15 @@ class KvCache:
             self._publish(sequence)
         first = self.config.first_window_page(sequence.computed)
         while sequence.window_first < first:
-            self.window.release((sequence.window_pages.popleft(),))
+            passing = not self._ends_prompt(sequence, sequence.window_first)
+            self.window.release((sequence.window_pages.popleft(),), passing=passing)
             sequence.window_first += 1
+
+    def _ends_prompt(self, sequence: Sequence, page: int) -> bool:
+        """Whether the next turn of a conversation reads this logical page of the window group, if its history
+        leaves the thinking out: the prompts then agree up to the end of this one."""
+        complete = len(sequence.request.prompt) // self.config.page_size
+        return self._window_first(complete) <= page < complete
 
     def _publish(self, sequence: Sequence) -> None:
         complete = min(sequence.computed, len(sequence.tokens)) // self.config.page_size
