@@ -10,6 +10,7 @@ reads the connection into the inbox.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -72,6 +73,8 @@ def serve(connection: Connection) -> int:
 
         loop, ready = build_loop(load.settings, inbox, connection.send)
         connection.send(ready)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: the collector need not look through it while steps wait
         loop.run()
     except BrokenPipeError:
         return 0  # the client is gone, so nobody is left to tell
