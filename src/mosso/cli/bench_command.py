@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -105,6 +106,46 @@ def start(model: str, **options: Any) -> None:
         click.echo(line)
     total = sum(phases.values())
     click.echo(json.dumps({"bench": "start", "model": model, "total": total, "phases": phases}))
+
+
+@command.command("soak")
+@click.argument("model", default="demo")
+@click.option(
+    "--minutes",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of traffic.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the traffic.")
+@click.option("--check", is_flag=True, help="Verify the scheduler's invariants after every step (slow).")
+@engine_options
+def soak(model: str, minutes: float, seed: int, check: bool, **options: Any) -> None:
+    """Random traffic and aborts against the engine of MODEL: does anything leak, break or go wrong?
+
+    To see preemptions, give --kv-memory less than --max-rows requests of 4000 tokens need.
+    """
+    found = asyncio.run(_soak(model, 60 * minutes, seed, check, options))
+    click.echo(json.dumps({"bench": "soak", "model": model, **found}))
+    if found["wrong"]:
+        raise UsageError(f"{found['wrong']} things went wrong; the first: {found['findings'][0]}")
+
+
+async def _soak(
+    model: str, seconds: float, seed: int, check: bool, options: dict[str, Any]
+) -> dict[str, Any]:
+    from mosso.bench.soak import soak
+    from mosso.cli.models import find_model
+    from mosso.engine.client import EngineClient
+
+    settings = replace(engine_settings(find_model(model).folder, options), check=check)
+    client = await EngineClient.start(settings)
+    try:
+        for note in client.notes:
+            click.echo(note)
+        return await soak(client, seconds, seed, click.echo)
+    finally:
+        await client.close()
 
 
 @command.command("serve")
