@@ -7,6 +7,7 @@ logits are shaped first. All share one memory pool, as they never run at once.
 
 from __future__ import annotations
 
+import gc
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -54,6 +55,14 @@ class GpuGraphs:
     @torch.inference_mode()
     def capture(self, sizes: tuple[int, ...]) -> None:
         """Largest first, so that the others find their memory in its pool. Sizes must have been warmed up."""
+        gc.collect()
+        gc.disable()  # an old graph that is collected while one is captured would spoil it
+        try:
+            self._capture(sizes, tell)
+        finally:
+            gc.enable()
+
+    def _capture(self, sizes: tuple[int, ...], tell: Callable[[int, int], None]) -> None:
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(sizes):
             self._point_at_scratch(size)
