@@ -58,11 +58,11 @@ class GpuGraphs:
         gc.collect()
         gc.disable()  # an old graph that is collected while one is captured would spoil it
         try:
-            self._capture(sizes, tell)
+            self._capture(sizes)
         finally:
             gc.enable()
 
-    def _capture(self, sizes: tuple[int, ...], tell: Callable[[int, int], None]) -> None:
+    def _capture(self, sizes: tuple[int, ...]) -> None:
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(sizes):
             self._point_at_scratch(size)
