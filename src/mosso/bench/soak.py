@@ -83,7 +83,8 @@ class Traffic:
     def phase(self) -> tuple[float, int]:
         """Mean seconds between arrivals, and requests in flight at most."""
         most = max(1, int(OVERFULL * self._limits.max_rows))
-        return _log_uniform(self._rng, 0.0005, 0.2), round(_log_uniform(self._rng, 1, most))
+        full = self._rng.random() < 1 / 3
+        return _log_uniform(self._rng, 0.0005, 0.2), most if full else round(_log_uniform(self._rng, 1, most))
 
     def pause(self, mean: float) -> float:
         return self._rng.expovariate(1 / mean)

@@ -152,25 +152,52 @@ async def _soak(
 @click.argument("model", metavar="[MODEL|URL]", default="demo")
 @click.option("--users", default=8, show_default=True, type=click.IntRange(min=1), help="Clients at once.")
 @click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Instead of --users: requests a second, at random moments (Poisson).",
+)
+@click.option(
     "--requests", default=64, show_default=True, type=click.IntRange(min=1), help="Requests in all."
 )
-@click.option("--words", default=64, show_default=True, type=click.IntRange(min=1), help="Words in.")
+@click.option(
+    "--prompt-tokens",
+    "--words",
+    "prompt_tokens",
+    default=64,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Tokens in, about: that many common words.",
+)
 @click.option(
     "--output", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens out, at most."
 )
-def serve(model: str, users: int, requests: int, words: int, output: int) -> None:
+@click.option(
+    "--ignore-eos", is_flag=True, help="Every answer has all --output tokens (mosso and vLLM know how)."
+)
+@click.option("--completions", is_flag=True, help="Text completions, not chats: for random weights.")
+@engine_options
+def serve(
+    model: str,
+    users: int,
+    rate: float | None,
+    requests: int,
+    prompt_tokens: int,
+    output: int,
+    ignore_eos: bool,
+    completions: bool,
+    **engine: Any,
+) -> None:
     """A server over HTTP (any OpenAI-compatible URL, or MODEL served here): latency and throughput."""
-    from mosso.bench.serve import measure
+    from mosso.bench.serve import Load, measure
     from mosso.cli.chat_command import connected
 
-    with connected(model) as client:
-        name = client.first_model()
-        found = asyncio.run(
-            measure(client.url, name, users=users, requests=requests, words=words, output=output)
-        )
-    click.echo(f"{found['output_rate']:.1f} tokens/s from {users} users, {found['failed']} failed")
-    for what in ("first_token_ms", "between_events_ms"):
-        click.echo(f"{what}: " + ", ".join(f"{name} {value:.1f}" for name, value in found[what].items()))
+    load = Load(users, requests, prompt_tokens, output, rate, full=ignore_eos, completions=completions)
+    with connected(model, engine=engine) as client:
+        found = measure(client.url, client.first_model(), load)
+    who = f"{users} users" if rate is None else f"{rate:g} requests/s"
+    click.echo(f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed")
+    for what in ("first_token_ms", "per_token_ms", "between_events_ms"):
+        click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[what].items()))
     click.echo(json.dumps({"bench": "serve", "model": model, **found}))
     if found["failed"]:
         raise UsageError(f"{found['failed']} requests failed; the first: {found['first_error']}")

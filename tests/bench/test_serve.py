@@ -1,0 +1,140 @@
+"""The load generator: what it makes of answers, whatever the cuts, and of servers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mosso.bench.serve import Load, after, dechunked, events, measure_here
+from mosso.cli.main import main
+
+FAKE = Path(__file__).parents[1] / "fakes" / "sse_server.py"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, str(FAKE), "1000", "20"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_cuts_give_the_same_events(seed) -> None:
+    rng = random.Random(seed)
+    lines = [b"x" * rng.randrange(1, 40) for _ in range(30)]
+    text = b"".join(b"data: %b\r\n\n: a comment\n\n" % line for line in lines)
+    body, head = b"", b"HTTP/1.1 200 OK\r\n\r\n"
+    while text:
+        size = rng.randrange(1, 50)
+        body += b"%X;a=b\r\n%b\r\n" % (len(text[:size]), text[:size])
+        text = text[size:]
+    raw, pieces = head + body + b"0\r\n\r\n", []
+    while raw:
+        size = rng.choice((1, 2, 3, 50))
+        pieces.append((float(len(pieces)), raw[:size]))
+        raw = raw[size:]
+    found = list(events(dechunked(after(len(head), pieces))))
+    assert [data for _, data in found] == lines
+    moments = [moment for moment, _ in found]
+    assert moments == sorted(moments)
+    assert moments[0] < moments[-1] < len(pieces)
+
+
+def test_an_event_has_the_moment_of_its_last_byte() -> None:
+    pieces = [(1.0, b"7\r\ndata: a\r"), (2.0, b"\n1\r\n\n"), (3.0, b"\r\n0\r\n\r\n")]
+    assert list(events(dechunked(pieces))) == [(2.0, b"a")]
+
+
+@pytest.mark.parametrize("rate", [None, 200.0])
+async def test_every_token_is_counted(url, rate) -> None:
+    found = await measure_here(f"{url}/v1", "fake", Load(users=4, requests=10, words=3, output=20, rate=rate))
+    assert (found["failed"], found["first_error"]) == (0, None)
+    assert found["output_tokens"] == 200
+    assert found["prompt_tokens"] == 70
+    assert set(found["first_token_ms"]) == {"p50", "p90", "p99"}
+    assert 0 < found["first_token_ms"]["p50"] <= found["first_token_ms"]["p99"]
+    assert found["per_token_ms"]["p50"] > 0
+
+
+async def answered(reply: bytes, load: Load) -> tuple[dict, list[bytes]]:
+    """What is measured of a server that sends `reply` to everything, and what it was sent."""
+    seen = []
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        seen.append(head + await reader.readexactly(int(length.split(b":")[1])))
+        writer.write(reply)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        return await measure_here(f"http://127.0.0.1:{port}/v1", "m", load), seen
+
+
+ONE = Load(users=1, requests=1, words=5, output=9)
+OK = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\nno such model", "no such model"),
+        (OK + b'data: {"choices": [{"text": "a"}]}\n\n', "ended before its end"),
+        (OK + b'data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n', "out of memory"),
+        (OK + b"data: {not json\n\n", "not JSON"),
+        (b"", "closed the connection"),
+    ],
+)
+async def test_a_failure_is_counted_and_named(reply, said) -> None:
+    found, _ = await answered(reply, ONE)
+    assert found["failed"] == 1
+    assert said in found["first_error"]
+
+
+async def test_nobody_there_is_a_failure() -> None:
+    found = await measure_here("http://127.0.0.1:9/v1", "m", ONE)
+    assert found["failed"] == 1
+    assert "Error" in found["first_error"]
+
+
+async def test_opening_and_closing_events_are_no_tokens() -> None:
+    deltas = ({"role": "assistant", "content": ""}, {"reasoning": "a"}, {"content": "b"}, {})
+    lines = [json.dumps({"choices": [{"delta": delta}]}) for delta in deltas]
+    lines += [json.dumps({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}), "[DONE]"]
+    found, _ = await answered(OK + "".join(f"data: {line}\n\n" for line in lines).encode(), ONE)
+    assert found["failed"] == 0
+    assert found["output_tokens"] == 2
+    assert list(found["between_events_ms"]) == ["p50"]  # one gap
+
+
+async def test_what_is_asked_for() -> None:
+    _, (call,) = await answered(b"", Load(users=1, requests=1, words=5, output=9, full=True))
+    head, _, body = call.partition(b"\r\n\r\n")
+    asked = json.loads(body)
+    assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert len(asked["messages"][0]["content"].split()) == 5
+    assert (asked["max_tokens"], asked["min_tokens"], asked["ignore_eos"]) == (9, 9, True)
+    _, (call,) = await answered(b"", Load(users=1, requests=1, words=5, output=9, completions=True))
+    head, _, body = call.partition(b"\r\n\r\n")
+    asked = json.loads(body)
+    assert head.startswith(b"POST /v1/completions HTTP/1.1\r\n")
+    assert len(asked["prompt"].split()) == 5
+    assert "ignore_eos" not in asked
+
+
+def test_the_command_ends_in_json(url) -> None:
+    result = CliRunner().invoke(main, ["bench", "serve", url, "--rate", "500", "--requests", "5"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output.splitlines()[-1])["output_tokens"] == 100
