@@ -222,7 +222,7 @@ def _eight_bits(gpu: GpuWeights, wide: Weights, config: ModelConfig, tokens: Seq
 
 
 def against_transformers(folder: Path, prompt: int = 100, output: int = 64) -> dict[str, Any]:
-    """Greedy tokens of transformers' gpt-oss (MXFP4 expanded to bfloat16), and what we find likeliest there."""
+    """Greedy tokens of transformers' gpt-oss (experts expanded to bfloat16), and what we find likeliest."""
     transformers: Any = importlib.import_module("transformers")
     device = torch.device("cuda")
     with open_checkpoint(folder) as checkpoint:

@@ -20,7 +20,7 @@ def dtype(device: torch.device) -> torch.dtype:
 
 
 def close(got: torch.Tensor, want: torch.Tensor, *, worst: float, rms: float) -> None:
-    """The worst element, against the largest magnitude of `want`, and the root mean square, against its own."""
+    """The worst element against the largest of `want`, and the root mean square against its own."""
     got, want = got.double().cpu(), want.double().cpu()
     assert got.shape == want.shape
     assert torch.isfinite(got).all(), "elements that were never written, or overflow"

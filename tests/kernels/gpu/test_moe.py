@@ -50,7 +50,7 @@ def test_gates_and_ups_lie_eight_rows_apart() -> None:
 
 
 class Case:
-    """A layer with `tokens` tokens, each routed to top_k different experts, the last `idle` of them to none."""
+    """A layer with `tokens` tokens, each routed to four experts, the last `idle` of them to none."""
 
     def __init__(
         self,
