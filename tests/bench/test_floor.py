@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mosso.bench.floor import decode_bytes, stored_bytes
+from mosso.bench.floor import H100, Floor, Rates, decode_bytes, decode_operations, stored_bytes
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 
 MXFP4 = stored_bytes("mxfp4")
@@ -32,3 +32,24 @@ def test_a_sliding_layer_reads_no_more_than_its_window() -> None:
 
     assert kv(128) == 24 * 128 * 2048
     assert kv(1128) - kv(128) == 12 * 1000 * 2048
+
+
+@pytest.mark.parametrize(
+    ("config", "decode", "prefill"),
+    [
+        (GPT_OSS_20B, {1: 1.25, 8: 3.12, 32: 4.48, 64: 4.87, 128: 5.54, 256: 6.88, 512: 9.57}, 122_900),
+        (GPT_OSS_120B, {1: 1.68, 8: 5.71, 32: 14.49, 64: 19.68, 128: 23.00}, 81_800),
+    ],
+)
+def test_the_bars_floors(config, decode, prefill) -> None:
+    """Milliseconds a step at 1024 + 128 tokens of context, and prompt tokens a second."""
+    floor = Floor(config, MXFP4, 2, H100)
+    for batch, least in decode.items():
+        assert 1e3 * floor.decode(batch, 1024 + 128) == pytest.approx(least, abs=0.006)
+    assert floor.prefill_rate(1024) == pytest.approx(prefill, rel=1e-3)
+
+
+def test_where_reading_is_quick_the_products_are_the_floor() -> None:
+    slow = Floor(GPT_OSS_20B, MXFP4, 2, Rates(1e30, 1e12))
+    assert slow.decode(8, 100) == pytest.approx(decode_operations(GPT_OSS_20B, 8, 100) / 1e12)
+    assert Floor(GPT_OSS_20B, MXFP4, 2, Rates(1e12)).prefill_rate(1024) is None

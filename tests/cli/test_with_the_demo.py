@@ -142,9 +142,9 @@ def test_bench_ends_in_one_json_line(run, url) -> None:
 def test_bench_engine_prints_its_floor(run) -> None:
     result = run("bench", "engine", "demo", "--batch", "1,2", "--prompt", 16, "--output", 16)
     assert result.exit_code == 0
-    rows = json.loads(result.output.splitlines()[-1])["rows"]
+    rows = json.loads(result.output.splitlines()[-1])["decode"]
     assert [row["batch"] for row in rows] == [1, 2]
-    assert all(row["floor"] > 0 and row["decode_rate"] > 0 for row in rows)
+    assert all(row["floor"] > 0 and row["rate"] > 0 for row in rows)
 
 
 def test_eval_reports_every_skill(run, tmp_path) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
+from mosso.cli import bench_engine
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.core.errors import UsageError
-
-FEWEST_ROWS = 64  # of the presets but latency on the CPU
 
 
 @click.group("bench")
@@ -20,74 +19,7 @@ def command() -> None:
     """Measure speed. Absolute figures on a shared CPU mean little: compare two things in one run."""
 
 
-def numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise click.BadParameter("must be whole numbers of at least 1, separated by commas", param=param)
-    return found
-
-
-@command.command("engine")
-@click.argument("model", default="demo")
-@click.option("--batch", default="1,8,32", show_default=True, callback=numbers, help="Requests at once.")
-@click.option("--prompt", default=128, show_default=True, type=click.IntRange(min=1), help="Tokens in.")
-@click.option("--output", default=128, show_default=True, type=click.IntRange(min=2), help="Tokens out.")
-@engine_options
-def engine(model: str, batch: tuple[int, ...], prompt: int, output: int, **options: Any) -> None:
-    """The engine of MODEL without HTTP: prefill and decode apart, beside the floor.
-
-    The floor is the time to read from memory, once, every weight that a step touches, as the checkpoint
-    stores it, and the KV cache. A model that fits the processor's cache can beat it.
-    """
-    asyncio.run(_engine(model, batch, prompt, output, options))
-
-
-async def _engine(
-    model: str, batches: tuple[int, ...], prompt: int, output: int, options: dict[str, Any]
-) -> None:
-    from mosso.bench.engine import Shape, measure
-    from mosso.bench.floor import cuda_bandwidth, decode_bytes, read_bandwidth, stored_bytes
-    from mosso.checkpoint.config import read_config, read_experts_format
-    from mosso.cli.models import find_model
-    from mosso.engine.client import EngineClient
-    from mosso.model.plan import ELEMENT_BYTES
-
-    folder = find_model(model).folder
-    config = read_config(folder)
-    if max(batches) > FEWEST_ROWS or options["preset"] == "latency":
-        options["max_rows"] = max(options["max_rows"] or 0, *batches)
-    settings = engine_settings(folder, options)
-    stored = stored_bytes(read_experts_format(folder / "config.json"))
-    client = await EngineClient.start(settings)
-    rows = []
-    try:
-        for note in client.notes:
-            click.echo(note)
-        used = client.settings or settings
-        if used.device == "cuda":
-            bandwidth = cuda_bandwidth()
-            click.echo(f"the GPU reads {bandwidth / 1e9:.1f} GB/s")
-        else:
-            bandwidth = read_bandwidth(settings.num_threads)
-            click.echo(f"{settings.num_threads} threads read {bandwidth / 1e9:.1f} GB/s")
-        kv_bytes = ELEMENT_BYTES[used.kv_dtype_name]
-        click.echo(" batch   floor ms    step ms  share   decode tok/s   prefill tok/s   first token s")
-        await measure(client, config, Shape(1, prompt, 8), seed=-1)  # warm up: thread pools, caches
-        for batch in batches:
-            found = await measure(client, config, Shape(batch, prompt, output))
-            read = decode_bytes(config, batch, prompt + output // 2, stored, kv_bytes)
-            floor = read / bandwidth
-            rows.append({**found.as_dict(), "floor": floor, "share": floor / found.step})
-            click.echo(
-                f"{batch:6d} {1e3 * floor:10.3f} {1e3 * found.step:10.3f} {floor / found.step:6.0%}"
-                f" {found.decode_rate:14.1f} {found.prefill_rate:15.1f} {found.first_token:15.3f}"
-            )
-    finally:
-        await client.close()
-    click.echo(json.dumps({"bench": "engine", "model": model, "bandwidth": bandwidth, "rows": rows}))
+command.add_command(bench_engine.command)
 
 
 @command.command("start")
