@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from mosso.core import config, json, requests, source, steps
+from mosso.core import config, constraints, json, requests, source, steps
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig, YarnRope
+from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
 from mosso.core.requests import (
     EngineLimits,
     EngineStats,
@@ -22,9 +23,13 @@ from mosso.core.source import TokenSource
 from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult
 
 REQUEST = Request("r", (1, 2, 3), SamplingParams(8, stop_ids=frozenset({2}), logit_bias=((5, -1.0),)))
+GRAMMAR = Grammar(GrammarKind.REGEX, "a+", "where")
 WORK = RowWork(0, 2, 1, True, (7,), ((0, 3),))
 VALUES = [
     YarnRope(),
+    GRAMMAR,
+    Call("functions.f", GRAMMAR),
+    TurnConstraint(GRAMMAR, (Call("functions.f", GRAMMAR),)),
     GPT_OSS_20B,
     REQUEST.sampling,
     REQUEST,
@@ -40,7 +45,7 @@ VALUES = [
 
 
 def value_classes():
-    modules: list[ModuleType] = [config, requests, steps]
+    modules: list[ModuleType] = [config, constraints, requests, steps]
     members = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
     return {kind for kind in members if dataclasses.is_dataclass(kind)}
 

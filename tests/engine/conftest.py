@@ -15,6 +15,7 @@ import torch
 from mosso.checkpoint import open_checkpoint
 from mosso.checkpoint.random_weights import write_random
 from mosso.core.config import ModelConfig
+from mosso.core.constraints import Constrainer
 from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 from mosso.core.steps import StepPlan
 from mosso.engine.loop import EngineLoop
@@ -124,6 +125,7 @@ class Bench:
     """One engine loop in this process. `run` submits requests and turns until nothing is left to do."""
 
     model_config = CONFIG
+    constrainer: Constrainer | None = None
 
     def __init__(self, weights: object, **changes: object) -> None:
         sizes = {
@@ -145,13 +147,21 @@ class Bench:
         self.stats = EngineStats()
         vocab_size = self.model_config.vocab_size
         limits = EngineLimits(c.max_context, c.full_pages * c.page_size, c.max_rows, vocab_size)
-        self.loop = EngineLoop(self.scheduler, self.runner, self.inbox, self.take, limits, check=True)
+        self.loop = EngineLoop(
+            self.scheduler,
+            self.runner,
+            self.inbox,
+            self.take,
+            limits,
+            constrainer=self.constrainer,
+            check=True,
+        )
 
     def make_runner(self, weights: Weights) -> Runner:
         c = self.config
         kv = PagedKV.allocate(self.model_config, c.full_pages, c.window_pages, c.page_size, torch.float32)
         table = RowTable(c.max_rows, c.max_context, c.page_size, torch.device("cpu"))
-        sampler = Sampler(table, c.max_rows, torch.device("cpu"))
+        sampler = Sampler(table, c.max_rows, torch.device("cpu"), constrainer=self.constrainer)
         return RecordingRunner(table, sampler, partial(forward, weights, self.model_config, kv))
 
     def take(self, message: FromEngine) -> None:
@@ -202,3 +212,8 @@ def request_of() -> Callable[..., Request]:
         return Request(name, tuple(prompt), params, priority, salt)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bench_class() -> type[Bench]:
+    return Bench

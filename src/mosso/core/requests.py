@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from mosso.core.constraints import TurnConstraint
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -42,6 +44,7 @@ class Request:
     sampling: SamplingParams
     priority: int = 0  # lower is served first
     cache_salt: str = ""  # prefixes are shared only between requests of equal salt
+    constraint: TurnConstraint | None = None  # the prompt then ends in `<|start|>assistant`
 
 
 class FinishReason(StrEnum):

@@ -71,3 +71,6 @@ class StepResult:
     rows: tuple[int, ...]
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...]  # None where the request did not ask
+    failures: tuple[
+        tuple[int, str], ...
+    ] = ()  # (row, why): its request cannot go on; the token means nothing

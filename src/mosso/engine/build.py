@@ -10,6 +10,7 @@ import torch
 from mosso.checkpoint import open_checkpoint
 from mosso.checkpoint.reader import Checkpoint
 from mosso.core.config import ModelConfig
+from mosso.core.constraints import Constrainer
 from mosso.core.errors import UsageError
 from mosso.core.requests import EngineLimits
 from mosso.engine.loop import EngineLoop
@@ -19,6 +20,7 @@ from mosso.engine.runner import Runner, TorchRunner
 from mosso.engine.sampler import Sampler
 from mosso.engine.settings import EXPANDED_LIMIT, MIB, EngineSettings
 from mosso.engine.table import RowTable
+from mosso.grammar import HarmonyConstrainer
 from mosso.kernels import native
 from mosso.kernels.operations import TWINS, Operations, operations_for
 from mosso.model.loading import load_weights
@@ -41,11 +43,15 @@ def build_loop(
         config = checkpoint.config
         cuda = cuda and (settings.device == "cuda" or checkpoint.experts_format == "mxfp4")
         settings = settings.resolved(cuda=cuda, weight_bytes=checkpoint.nbytes)
-        build = build_gpu if settings.device == "cuda" else build_cpu
-        runner, budget, notes = build(checkpoint, settings, emit)
+        constrainer: Constrainer | None = None
+        if settings.device == "cuda":
+            runner, budget, notes = build_gpu(checkpoint, settings, emit)
+        else:
+            constrainer = HarmonyConstrainer(settings.model, config.vocab_size)
+            runner, budget, notes = build_cpu(checkpoint, settings, emit, constrainer)
     limits = EngineLimits(budget.max_context, budget.full_tokens, settings.rows, config.vocab_size)
     scheduler = Scheduler(scheduler_config(config, budget, settings))
-    loop = EngineLoop(scheduler, runner, inbox, emit, limits, check=settings.check)
+    loop = EngineLoop(scheduler, runner, inbox, emit, limits, constrainer=constrainer, check=settings.check)
     return loop, Ready(limits, (*notes, describe_kv(budget), describe_sizes(settings)), settings)
 
 
@@ -59,7 +65,9 @@ def build_gpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> B
     return engine.runner, engine.budget, engine.notes
 
 
-def build_cpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> Built:
+def build_cpu(
+    checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer
+) -> Built:
     torch.set_num_threads(settings.num_threads)
     config, device = checkpoint.config, torch.device("cpu")
     dtype = getattr(torch, settings.dtype_name)
@@ -73,7 +81,7 @@ def build_cpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> B
     table = RowTable(settings.rows, budget.max_context, budget.page_size, device)
     runner = TorchRunner(
         table,
-        Sampler(table, settings.rows, device, operations),
+        Sampler(table, settings.rows, device, operations, constrainer),
         partial(forward, weights, config, kv, operations=operations),
     )
     return runner, budget, (note, describe_kernels(operations, device))

@@ -16,9 +16,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from mosso.core.errors import EngineError, MossoError, RequestError
-from mosso.core.requests import EngineLimits, Request, TokenEvent
-from mosso.engine.messages import Abort, Batch, FromEngine, Rejected, Submit, ToEngine
+from mosso.core.constraints import Constrainer
+from mosso.core.errors import EngineError, MossoError, RequestError, UnsupportedError
+from mosso.core.requests import EngineLimits, FinishReason, Request, TokenEvent
+from mosso.engine.compiling import Compiling
+from mosso.engine.messages import Abort, Batch, Compiled, FromEngine, Rejected, Submit, ToEngine
 from mosso.engine.runner import Pending, Runner
 from mosso.scheduler.scheduler import Scheduler
 
@@ -36,13 +38,17 @@ class EngineLoop:
         emit: Callable[[FromEngine], None],
         limits: EngineLimits,
         *,
+        constrainer: Constrainer | None = None,
         check: bool = False,
     ) -> None:
+        """Without a `constrainer` a request with a constraint is refused: the sampler has no masks."""
         self._scheduler = scheduler
         self._runner = runner
         self._inbox = inbox
         self._emit = emit
         self._limits = limits
+        most = scheduler.config.max_waiting
+        self._compiling = None if constrainer is None else Compiling(constrainer, inbox, most)
         self._check = check
         self._pending: Pending | None = None
         self.idle = True
@@ -91,17 +97,41 @@ class EngineLoop:
             match message:
                 case Submit(request):
                     self._submit(request)
+                case Compiled(request, error):
+                    self._compiled(request, error)
                 case Abort(request_id):
-                    events += self._scheduler.abort(request_id)
+                    events += self._abort(request_id)
                 case _:
                     raise EngineError(f"unexpected message {type(message).__name__}")
 
     def _submit(self, request: Request) -> None:
         try:
             check_request(request, self._limits)
-            self._scheduler.add(with_seed(request))
+            if request.constraint is None:
+                self._scheduler.add(with_seed(request))
+            elif self._compiling is None:
+                raise UnsupportedError("structured output is not supported by the engine on CUDA: its sampler has no masks")
+            else:
+                self._compiling.submit(request)
         except MossoError as error:
             self._emit(Rejected(request.id, error))
+
+    def _compiled(self, request: Request, error: MossoError | None) -> None:
+        """Its constraint is ready: from here on it is a request like any other."""
+        assert self._compiling is not None
+        if not self._compiling.take(request):
+            return  # aborted meanwhile
+        try:
+            if error is not None:
+                raise error
+            self._scheduler.add(with_seed(request))
+        except MossoError as why:
+            self._emit(Rejected(request.id, why))
+
+    def _abort(self, request_id: str) -> list[TokenEvent]:
+        if self._compiling is not None and self._compiling.abort(request_id):
+            return [TokenEvent(request_id, finish=FinishReason.ABORT)]
+        return self._scheduler.abort(request_id)
 
     def _recover(self, error: Exception) -> list[TokenEvent]:
         """A step failed. What ran ends with an error, what waits goes on; pages and rows start afresh.

@@ -40,6 +40,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """Engine → itself: the constraint of this request is ready, or `error` says why it cannot be had."""
+
+    request: Request
+    error: MossoError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Client → engine: stop now, whatever runs. The end of the connection says the same."""
 
@@ -86,7 +94,7 @@ class Batch:
     stats: EngineStats
 
 
-ToEngine = Load | Submit | Abort | Shutdown
+ToEngine = Load | Submit | Abort | Compiled | Shutdown
 FromEngine = Progress | Ready | Failed | Rejected | Batch
 Emit = Callable[[FromEngine], None]
 

@@ -83,4 +83,4 @@ class _Launched:
             return StepResult(self._plan.step, (), (), ())
         rows = tuple(item.row for item in self._plan.work if item.samples)
         tokens, logprobs = sampled.to_host()
-        return StepResult(self._plan.step, rows, tokens, logprobs)
+        return StepResult(self._plan.step, rows, tokens, logprobs, sampled.failures)

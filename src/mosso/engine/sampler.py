@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from mosso.core.constraints import Constrainer
 from mosso.core.requests import Request, SamplingParams, TokenLogprob
 from mosso.core.steps import RowWork, StepPlan
+from mosso.engine.constrained import Allowed, ConstrainedRows
 from mosso.engine.table import RowTable
 from mosso.kernels import sampling as kernels
 from mosso.kernels.operations import TWINS, Operations
@@ -43,11 +45,18 @@ class Sampler:
     """Sampling parameters by row. Used by one thread, in the plans' order, like the table."""
 
     def __init__(
-        self, table: RowTable, max_rows: int, device: torch.device, operations: Operations = TWINS
+        self,
+        table: RowTable,
+        max_rows: int,
+        device: torch.device,
+        operations: Operations = TWINS,
+        constrainer: Constrainer | None = None,
     ) -> None:
+        """Without a `constrainer` no request may have a constraint."""
         self._table = table
         self._draw = operations.draw
         self._device = device
+        self._constrained = None if constrainer is None else ConstrainedRows(constrainer)
         self._requests: list[Request | None] = [None] * max_rows
         self._floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32, device=device)
         self._ints = torch.zeros(len(_INTS), max_rows, dtype=torch.int64, device=device)
@@ -58,6 +67,8 @@ class Sampler:
             params = start.request.sampling
             assert params.seed is not None, "the loop gives every request a seed"
             self._requests[start.row] = start.request
+            if self._constrained is not None:
+                self._constrained.start(start)
             floats = [getattr(params, name) for name in _FLOATS]
             self._floats[:, start.row] = torch.tensor(floats).to(self._device)
             self._ints[:, start.row] = torch.tensor([params.seed, params.top_k]).to(self._device)
@@ -65,16 +76,31 @@ class Sampler:
     def sample(self, logits: torch.Tensor, work: Sequence[RowWork]) -> Sampled:
         """One token for each work item (all sample) from logits [S, V]; it becomes known in the table."""
         batch = self._gather(work)
-        tokens = kernels.sample(
-            self._penalize(logits, batch), sampling_rows(batch), bias=self._bias(batch), draw=self._draw
-        )
+        allowed = self._allowed(work, logits.shape[-1])
+        shaped = self._restrict(self._penalize(logits, batch), allowed)
+        tokens = kernels.sample(shaped, sampling_rows(batch), bias=self._bias(batch), draw=self._draw)
         self._table.append(batch.rows, batch.positions, tokens)
+        if self._constrained is not None:
+            self._constrained.drawn([item.row for item in work], tokens)
         asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
         if not asked:
-            return Sampled(_HostCopy(tokens))
+            return Sampled(_HostCopy(tokens), failures=allowed.failures)
         at = torch.tensor([index for index, _ in asked]).to(self._device)
         found = kernels.logprobs(logits[at], tokens[at], max(count for _, count in asked))
-        return Sampled(_HostCopy(tokens, found.chosen, found.top_tokens, found.top), tuple(asked))
+        copy = _HostCopy(tokens, found.chosen, found.top_tokens, found.top)
+        return Sampled(copy, tuple(asked), allowed.failures)
+
+    def _allowed(self, work: Sequence[RowWork], vocab_size: int) -> Allowed:
+        if self._constrained is None:
+            return Allowed()
+        return self._constrained.allowed([item.row for item in work], vocab_size)
+
+    def _restrict(self, logits: torch.Tensor, allowed: Allowed) -> torch.Tensor:
+        """Only the constrained rows are copied and changed."""
+        if allowed.tokens is None:
+            return logits
+        at = torch.tensor(allowed.at).to(self._device)
+        return logits.index_copy(0, at, kernels.restrict(logits[at], allowed.tokens.to(self._device)))
 
     def _gather(self, work: Sequence[RowWork]) -> _Batch:
         requests = [self._request(item.row) for item in work]
@@ -191,6 +217,7 @@ class Sampled:
 
     copy: _HostCopy
     asked: tuple[tuple[int, int], ...] = ()  # (index in the batch, top alternatives) of rows with logprobs
+    failures: tuple[tuple[int, str], ...] = ()  # as in StepResult
 
     def to_host(self) -> tuple[tuple[int, ...], tuple[TokenLogprob | None, ...]]:
         """Blocks until the step is done."""

@@ -85,6 +85,11 @@ def penalize(logits: torch.Tensor, penalties: Penalties) -> torch.Tensor:
     return logits - penalties.presence[:, None] * (generated > 0)
 
 
+def restrict(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """-inf for the tokens that are not allowed; float32 and bool, both [S, V]."""
+    return logits.masked_fill(~allowed, -torch.inf)
+
+
 def truncate(
     logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
 ) -> torch.Tensor:

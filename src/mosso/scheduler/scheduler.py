@@ -248,8 +248,19 @@ class Scheduler:
         self._flights.popleft()
         self._orphans = [orphan for orphan in self._orphans if orphan[0] > flight.step]
         self._ledger.step_ended(flight.planned_at)
-        got = zip(flight.sequences, result.tokens, result.logprobs, strict=True)
-        return [self._accept(s, token, logprob) for s, token, logprob in got if s.finish is None]
+        failed = dict(result.failures)
+        got = zip(flight.sequences, result.rows, result.tokens, result.logprobs, strict=True)
+        return [
+            self._fail(s, failed[row]) if row in failed else self._accept(s, token, logprob)
+            for s, row, token, logprob in got
+            if s.finish is None
+        ]
+
+    def _fail(self, sequence: Sequence, why: str) -> TokenEvent:
+        """This sequence alone cannot go on; what was drawn for it means nothing."""
+        sequence.in_flight -= 1
+        self._end(sequence, FinishReason.ERROR)
+        return replace(self._event(sequence, (), ()), error=why)
 
     def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         sequence.in_flight -= 1

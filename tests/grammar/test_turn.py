@@ -1,0 +1,169 @@
+"""What may follow what, over the whole Harmony stream."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+
+import pytest
+
+from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.core.errors import EngineError, RequestError
+from mosso.grammar import HarmonyConstrainer
+
+FREE = Grammar(GrammarKind.TEXT)
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+          "additionalProperties": False}  # fmt: skip
+FORMED = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA), "response_format")
+CALLS = (Call("functions.f", FORMED), Call("functions.g", Grammar(GrammarKind.JSON_OBJECT)))
+FINAL = "<|channel|>final<|message|>"
+THOUGHT = "<|channel|>analysis<|message|>Hm {<|end|><|start|>assistant"
+
+
+def test_a_formed_answer(allowed):
+    turn = TurnConstraint(FORMED)
+    assert allowed(turn, "") == {"<|channel|>"}
+    assert allowed(turn, "<|channel|>") == {"a", "analysis", "f", "final"}
+    assert allowed(turn, THOUGHT) == {"<|channel|>"}
+    assert allowed(turn, THOUGHT + FINAL) == {"{"}
+    assert allowed(turn, "<|channel|>final <|constrain|>json<|message|>") == {"{"}
+    assert allowed(turn, FINAL + '{"a": 1') >= {"0", "}"}
+    assert allowed(turn, FINAL + '{"a": 1}') == {"<|return|>"}
+    assert allowed(turn, FINAL + '{"a": 1}<|return|>') is None
+
+
+def test_thinking_is_free_and_ends_in_its_own_token_only(allowed, tokenizer):
+    after = allowed(TurnConstraint(FORMED), "<|channel|>analysis<|message|>any text")
+    control = {token for token in after if token.startswith("<|")}
+    assert control == {"<|end|>"}
+    assert len(after) > 0.5 * 512
+
+
+def test_a_required_call(allowed):
+    turn = TurnConstraint(None, CALLS)
+    assert allowed(turn, "") == {"<|channel|>", " "}
+    assert allowed(turn, "<|channel|>") == {"a", "analysis", "c"}, "no final answer, no other channel"
+    assert allowed(turn, "<|channel|>commentary") == {" "}, "no preamble"
+    assert allowed(turn, "<|channel|>commentary to=functions.") == {"f", "g"}
+    assert allowed(turn, " to=functions.g<|channel|>commentary") == {" ", "<|message|>"}
+    arguments = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
+    assert allowed(turn, arguments) == {"{"}
+    assert allowed(turn, arguments + '{"a":1}') == {"<|call|>"}
+    assert allowed(turn, arguments + '{"a":1}<|call|>') is None
+
+
+def test_an_answer_or_a_call(allowed):
+    turn = TurnConstraint(FREE, CALLS)
+    assert allowed(turn, "<|channel|>") == {"a", "analysis", "c", "f", "final"}
+    assert "<|message|>" in allowed(turn, "<|channel|>commentary"), "a preamble before a call"
+    assert "<|return|>" in allowed(turn, FINAL + "anything")
+    formed = TurnConstraint(FORMED, CALLS)
+    assert allowed(formed, "<|channel|>commentary") == {" "}, "words before a formed answer would break it"
+
+
+def test_white_space_ends(allowed):
+    turn = TurnConstraint(FORMED)
+    assert "\n" in allowed(turn, FINAL + "{" + "\n" * 31)
+    assert allowed(turn, FINAL + "{" + "\n" * 32) == {'"'}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "said", "after"),
+    [
+        (Grammar(GrammarKind.REGEX, "[ab]/c"), "a", {"/"}),
+        (Grammar(GrammarKind.CHOICE, '["x y", "x\\"<|end|>"]'), "x", {" ", '"'}),
+        (Grammar(GrammarKind.LARK, 'start: "q" x\nx: "1" | "2" x'), "q2", {"1", "2"}),
+        (Grammar(GrammarKind.JSON_SCHEMA, "true"), "[1", None),
+        (Grammar(GrammarKind.JSON_OBJECT), "{", None),
+    ],
+)
+def test_kinds(allowed, grammar, said, after):
+    found = allowed(TurnConstraint(grammar), FINAL + said)
+    assert found == after if after is not None else found
+
+
+def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenizer):
+    turn = TurnConstraint(Grammar(GrammarKind.CHOICE, '["<|end|>"]'))
+    constrainer.begin(turn, [*ids(FINAL), *tokenizer.encode("<|end|>"), tokenizer.control.return_])
+    with pytest.raises(EngineError):
+        constrainer.begin(turn, [*ids(FINAL), tokenizer.control.end])
+
+
+@pytest.mark.parametrize(
+    ("grammar", "words"),
+    [
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"not": {}}', "where"), ["where", "not"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"items": {}, "uniqueItems": true}', "where"), ["uniqueItems"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"uniqueItems": true, "x-guidance": {"lenient": true}}', "where"),
+         ["uniqueItems"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"type": "string", "format": "foo"}', "where"), ["format", "foo"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, "false", "where"), ["false"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"$ref": "#"}', "where"), ["admits nothing"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, "{", "where"), ["JSON"]),
+        (Grammar(GrammarKind.REGEX, "(?=a)b", "where"), ["look-ahead"]),
+        (Grammar(GrammarKind.LARK, "start: x", "where"), ["unknown name", "x"]),
+        (Grammar(GrammarKind.LARK, "start: <|end|>", "where"), ["control"]),
+        (Grammar(GrammarKind.LARK, "start: <[1-5]>", "where"), ["control"]),
+        (Grammar(GrammarKind.LARK, "start: @turn", "where"), ["other grammars"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_honoured_is_named(constrainer, grammar, words):
+    with pytest.raises(RequestError) as caught:
+        constrainer.prepare(TurnConstraint(None, (Call("functions.f", grammar),)))
+    assert caught.value.param == "where"
+    assert all(word in caught.value.message for word in words)
+
+
+def test_a_lenient_schema_becomes_any_object(allowed):
+    grammar = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object", "not": {}}', strict=False)
+    assert allowed(TurnConstraint(grammar), FINAL) == {"{"}
+
+
+def test_a_token_outside_the_mask_is_an_error(constrainer, ids):
+    turn = constrainer.begin(TurnConstraint(FORMED), [])
+    with pytest.raises(EngineError, match="the constraint failed"):
+        turn.consume(ids("x")[0])
+    with pytest.raises(EngineError):
+        turn.mask()
+
+
+def test_what_follows_the_end_is_ignored(constrainer, ids):
+    turn = constrainer.begin(TurnConstraint(FORMED), ids(FINAL + '{"a":1}<|return|>'))
+    turn.consume(ids("x")[0])
+    assert turn.mask() is None
+
+
+def test_masks_end_with_the_model_s_vocabulary(folder):
+    mask = HarmonyConstrainer(folder, 600).begin(TurnConstraint(FREE), []).mask()
+    assert len(mask) * 8 >= 600
+    padding = int.from_bytes(mask, "little") >> 512
+    assert padding == 0, "ids without a token are never allowed"
+
+
+def test_turns_do_not_disturb_each_other(constrainer, ids):
+    """Copies share what was compiled; threads advance them at once."""
+    text = ids(THOUGHT * 5 + FINAL + '{"a": 12}')
+    done = []
+
+    def walk():
+        for _ in range(20):
+            done.append(constrainer.begin(TurnConstraint(FORMED), text).mask())
+
+    threads = [threading.Thread(target=walk) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 80
+    assert len(set(done)) == 1
+
+
+def test_a_folder_without_tokenizer_json(tmp_path):
+    with pytest.raises(RequestError, match=r"tokenizer\.json"):
+        HarmonyConstrainer(tmp_path, 512).prepare(TurnConstraint(FORMED))
+
+
+def test_constraints_cross_a_socket():
+    turn = TurnConstraint(FORMED, CALLS)
+    assert pickle.loads(pickle.dumps(turn)) == turn
