@@ -68,9 +68,7 @@ class Tile:
     chunks: int  # of the inner axis in one turn of the loop
     warps: int
     stages: int
-    splits: int = (
-        1  # programs that share the inner axis, each with a part of the result of its own (down only)
-    )
+    splits: int = 1  # programs that share the inner axis, each with a result of its own (down only)
 
 
 # ---- unpacking
@@ -119,7 +117,7 @@ def _unpack(words, scales, dtype: tl.constexpr, PTX: tl.constexpr):
         second = tl.broadcast_to(((fields >> 8) * 0x00800080)[:, None], words.shape)
         a, b, c, d = tl.inline_asm_elementwise(
             _UNPACK,
-            "=r,=r,=r,=r,r,r,r,r,r",
+            "=&r,=&r,=&r,=&r,r,r,r,r,r",  # the first result is there before the last input is used
             [words, first, second],
             dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
             is_pure=True,
@@ -396,7 +394,7 @@ def _down_kernel(
 ):
     CHUNKS: tl.constexpr = (INNER + 63) // 64
     SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
-    # The routing is final (gate_up let us start after its own wait), so weights may be fetched ahead.
+    # The routing is final (gate_up let us start after its own wait): it may be read before ours.
     expert, start, count = _work(chosen, counts, E, PAIRS, DIRECT)
     if expert >= E:
         return
