@@ -1,0 +1,106 @@
+"""The errors, the reference pass, and what the command makes of a table; the GPU path needs a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mosso.bench import accuracy
+from mosso.bench.accuracy import Error, reference
+from mosso.checkpoint import open_checkpoint
+from mosso.checkpoint.random_weights import write_random
+from mosso.cli.bench_accuracy import failures, line
+from mosso.cli.main import main
+from mosso.core.config import ModelConfig
+from mosso.model.loading import load_weights
+
+CONFIG = ModelConfig(
+    num_layers=2,
+    num_experts=4,
+    experts_per_token=2,
+    hidden_size=64,
+    intermediate_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    vocab_size=512,
+    window=16,
+    max_context=256,
+)
+GOOD = {"what": "8 tokens against float32", "rms": 0.004, "worst": 0.005, "bfloat16_rms": 0.005}
+GOOD |= {"bfloat16_worst": 0.006, "within": True, "same_argmax": True}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("accuracy") / "model"
+    write_random(folder, CONFIG, device="cpu")
+    return folder
+
+
+def test_errors_are_relative_to_what_is_right() -> None:
+    want = torch.tensor([3.0, -4.0])
+    found = Error.of(torch.tensor([3.0, -3.0]), want)
+    assert found.rms == pytest.approx(1 / 5)
+    assert found.worst == pytest.approx(1 / 4)
+    assert math.isnan(Error.of(torch.tensor([math.nan, 0.0]), want).rms)
+
+
+def test_the_reference_is_the_same_however_it_is_cut(model, monkeypatch) -> None:
+    with open_checkpoint(model) as checkpoint:
+        weights = load_weights(checkpoint, dtype=torch.float32, experts="expanded")
+    tokens = torch.randint(0, 512, (70,), generator=torch.Generator().manual_seed(1)).tolist()
+    whole = reference(weights, CONFIG, tokens)
+    monkeypatch.setattr(accuracy, "REFERENCE_CHUNK", 33)
+    torch.testing.assert_close(reference(weights, CONFIG, tokens), whole, rtol=1e-4, atol=1e-5)
+    assert whole.shape == (512,)
+
+
+def run(model: Path, monkeypatch: pytest.MonkeyPatch, *rows: dict[str, object]):
+    monkeypatch.setattr(accuracy, "measure", lambda folder, lengths: iter(rows))
+    return CliRunner().invoke(main, ["bench", "accuracy", str(model), "--length", "8"])
+
+
+def test_good_rows_end_in_one_json_line(model, monkeypatch) -> None:
+    result = run(model, monkeypatch, GOOD)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert "bf16 rms" in lines[0]
+    assert json.loads(lines[-1])["rows"] == [GOOD]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"within": False, "rms": 0.02}, "0.02000, bfloat16's own error is 0.00500"),
+        ({"rms": math.nan, "within": False}, "NaN"),
+        ({"what": "64 rows, deterministic", "equal_bits": False}, "other bits"),
+    ],
+)
+def test_a_row_outside_the_bar_fails_the_command(model, monkeypatch, change, said) -> None:
+    result = run(model, monkeypatch, GOOD, GOOD | change)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert "1 of 2 fail" in result.stderr
+
+
+def test_rows_that_differ_where_they_may_are_fine() -> None:
+    assert failures([{"what": "whole and in chunks", "rms": 1e-3, "worst": 1e-3, "equal_bits": False}]) == []
+
+
+def test_what_has_no_column_is_named() -> None:
+    text = line({"what": "transformers", "same_argmax": 1.0, "our_rms": 0.25})
+    assert "1.000" in text
+    assert text.endswith("our_rms 0.25000")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what there is without a GPU")
+def test_without_a_gpu_it_says_so(model) -> None:
+    result = CliRunner().invoke(main, ["bench", "accuracy", str(model)])
+    assert result.exit_code == 1
+    assert "no CUDA device" in result.stderr
