@@ -20,7 +20,8 @@ from mosso.core.errors import EngineError, UsageError
 from mosso.core.requests import FinishReason, Request, SamplingParams
 from mosso.core.source import TokenSource
 
-FEWEST_STEPS = 4  # full-batch steps, for a median that means something
+SETTLE = 3  # the first full-batch steps, which do not count: the last prompts' own step reaches into them
+FEWEST_STEPS = 4  # that count, for a median that means something
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Decode:
     batch: int
     prompt: int
     output: int
-    steps: int  # with all rows decoding
+    steps: int  # with all rows decoding, that counted
     step: float  # their median
     mean: float
     p99: float
@@ -61,11 +62,11 @@ class Decode:
     @classmethod
     def of(cls, shape: Shape, arrivals: Arrivals) -> Decode:
         """Raises UsageError where too few steps had all rows."""
-        steps = full_steps(arrivals)
+        steps = full_steps(arrivals)[SETTLE:]
         if len(steps) < FEWEST_STEPS:
             raise UsageError(
-                f"batch {shape.batch}: {len(steps)} steps had all rows decoding, too few to measure; "
-                "give a larger --output, or --preset throughput, which reads prompts in fewer steps"
+                f"batch {shape.batch}: {len(steps)} steps had all rows decoding, after the first {SETTLE}: "
+                "too few to measure; give a larger --output, or --preset throughput: it reads prompts faster"
             )
         first = max(times[0] for times in arrivals.times) - arrivals.start
         ordered, mean = sorted(steps), fmean(steps)
@@ -101,22 +102,22 @@ def full_steps(arrivals: Arrivals) -> list[float]:
 
 
 async def measure_decode(drive: Drive, config: ModelConfig, shape: Shape, runs: int = 1) -> Decode:
-    """The run with the median step of `runs`."""
+    """The run with the median step of `runs`; of an even number the slower one of the middle."""
     found = [
         Decode.of(shape, await drive(tuple(make_requests(config, shape, seed=run)))) for run in range(runs)
     ]
-    return sorted(found, key=lambda decode: decode.step)[(runs - 1) // 2]
+    return sorted(found, key=lambda decode: decode.step)[runs // 2]
 
 
 async def measure_prefill(
     drive: Drive, config: ModelConfig, prompts: int, length: int, runs: int = 1
 ) -> Prefill:
-    """The median of `runs`."""
+    """The median of `runs`; of an even number the slower one of the middle."""
     shape = Shape(prompts, length, 1)
     found = [
         Prefill.of(shape, await drive(tuple(make_requests(config, shape, seed=run)))) for run in range(runs)
     ]
-    return sorted(found, key=lambda prefill: -prefill.rate)[(runs - 1) // 2]
+    return sorted(found, key=lambda prefill: prefill.seconds)[runs // 2]
 
 
 def make_requests(config: ModelConfig, shape: Shape, seed: int = 0) -> Iterator[Request]:

@@ -52,13 +52,18 @@ class Plan:
     batches: tuple[int, ...]
     prompts: tuple[int, ...]
     outputs: tuple[int, ...]
-    prefill: int | None
+    prefill: int | None  # prompts at once; None: as many as the device's default
     runs: int
 
     def shapes(self) -> list[Shape]:
         from mosso.bench.engine import Shape
 
         return [Shape(b, p, o) for p, o, b in product(self.prompts, self.outputs, self.batches)]
+
+    def prefill_prompts(self, device: str) -> int:
+        if self.prefill is not None:
+            return self.prefill
+        return PREFILL_PROMPTS if device == "cuda" else max(self.batches)
 
 
 @click.command("engine")
@@ -67,8 +72,8 @@ class Plan:
 @click.option("--prompt", default="128", show_default=True, callback=numbers, help="Tokens in.")
 @click.option("--output", default="128", show_default=True, callback=numbers, help="Tokens out.")
 @click.option(
-    "--prefill", type=click.IntRange(min=0),
-    help="Prompts in a batch that measures prefill; 0: none. Default: 64, on the CPU the largest batch.",
+    "--prefill-prompts", type=click.IntRange(min=0),
+    help="Prompts at once that measure prefill; 0: none. Default: 64, on the CPU the largest batch.",
 )  # fmt: skip
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Take the median of.")
 @click.option("--inline", is_flag=True, help="The engine in this process: its loop without a socket.")
@@ -82,7 +87,7 @@ def command(
     batch: tuple[int, ...],
     prompt: tuple[int, ...],
     output: tuple[int, ...],
-    prefill: int | None,
+    prefill_prompts: int | None,
     runs: int,
     inline: bool,
     profile: Path | None,
@@ -90,13 +95,14 @@ def command(
 ) -> None:
     """The engine of MODEL without HTTP: decode steps and prefill apart, beside their floor.
 
-    A decode step is the median of those in which all rows decode. The floor is the time to read from memory,
+    A decode step is the median of those in which all rows decode, prompt tokens a second are those from the
+    first request to the last one's first token. The floor is the time to read from memory,
     once, every weight that a step touches, as the checkpoint stores it, and the KV cache; on a GPU also the
     time of its products. A model that fits the processor's cache can beat it. The prefix cache is off unless
     it is asked for.
     """
     settings = bench_settings(model, batch, options)
-    plan = Plan(batch, prompt, output, prefill, runs)
+    plan = Plan(batch, prompt, output, prefill_prompts, runs)
     if min(output) < 2 + PROFILED_STEPS * 2 and profile is not None:
         raise UsageError(f"--profile needs --output of at least {2 + PROFILED_STEPS * 2}")
     asyncio.run(_run(model, settings, plan, inline or profile is not None, profile))
@@ -206,11 +212,12 @@ def print_floor(floor: Floor, settings: EngineSettings, plan: Plan) -> None:
 
 
 async def warm_up(engine: Running, config: ModelConfig, plan: Plan) -> None:
-    """Thread pools, caches, kernels that compile when they are first used."""
+    """Thread pools, caches, kernels that compile when they are first used, for any number of tokens."""
     from mosso.bench.engine import Shape, make_requests
 
+    largest = max(*plan.batches, plan.prefill_prompts(engine.settings.device))
+    batch = largest if engine.settings.device == "cuda" else 1
     for prompt in plan.prompts:
-        batch = max(plan.batches) if engine.settings.device == "cuda" else 1
         await engine.drive(tuple(make_requests(config, Shape(batch, prompt, 4), seed=-1)))
 
 
@@ -242,14 +249,13 @@ async def measure_decodes(
 async def measure_prefills(engine: Running, floor: Floor, plan: Plan) -> list[dict[str, Any]]:
     from mosso.bench.engine import measure_prefill
 
-    default = PREFILL_PROMPTS if engine.settings.device == "cuda" else max(plan.batches)
-    count = default if plan.prefill is None else plan.prefill
+    count = plan.prefill_prompts(engine.settings.device)
     if not count:
         return []
     click.echo(PREFILL_HEAD)
     rows = []
     for length in plan.prompts:
-        found = await measure_prefill(engine.drive, floor.config, count, length, max(2, plan.runs))
+        found = await measure_prefill(engine.drive, floor.config, count, length, plan.runs)
         most = floor.prefill_rate(length)
         rows.append({**asdict(found), "floor": most, "share": found.rate / most if most else None})
         click.echo(
