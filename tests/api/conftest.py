@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "fakes"))
-from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
+from mosso_fakes import SETTINGS, MemoryStore, ScriptedSource, harmony, small_tokenizer
 
 from mosso.api.chat_schema import ChatRequest
 from mosso.api.observer import NullObserver
@@ -26,6 +26,7 @@ class Watcher(NullObserver):
         self.repairs: list[str] = []
         self.first = 0
         self.more = 0
+        self.lost = 0
 
     def first_token(self, seconds: float) -> None:
         self.first += 1
@@ -38,6 +39,9 @@ class Watcher(NullObserver):
 
     def repaired(self, kind: str) -> None:
         self.repairs.append(str(kind))
+
+    def not_stored(self):
+        self.lost += 1
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +67,7 @@ def make(tokenizer: Tokenizer, watcher: Watcher) -> Callable[..., tuple[Services
     def build(script, **changes):
         follow = script if callable(script) else lambda request: harmony(tokenizer, script)
         source = ScriptedSource(follow)
-        return Services(source, tokenizer, replace(SETTINGS, **changes), watcher), source
+        return Services(source, tokenizer, replace(SETTINGS, **changes), watcher, store=MemoryStore()), source
 
     return build
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
+from mosso.api.responses_store import StoredResponse, StoreError
 from mosso.api.settings import ApiSettings
 from mosso.core.errors import UnavailableError
 from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, TokenEvent, TokenLogprob
@@ -143,6 +144,46 @@ class ScriptedSource:
 
     async def close(self) -> None:
         self.limits_error = UnavailableError("The engine is closed.")
+
+
+class MemoryStore:
+    """A ResponseStore of plain dicts; `failing` makes every method raise StoreError."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, StoredResponse] = {}
+        self.told: dict[str, list[bytes]] = {}
+        self.failing = False
+
+    async def put(self, record: StoredResponse) -> None:
+        self._check()
+        self.records[record.id] = record
+
+    async def append(self, id: str, first: int, events: Sequence[bytes]) -> None:  # noqa: A002
+        self._check()
+        assert len(self.told.setdefault(id, [])) == first
+        self.told[id] += events
+
+    async def events(self, scope: str, id: str, after: int) -> list[bytes]:  # noqa: A002
+        return self.told.get(id, [])[after + 1 :] if await self.get(scope, id) else []
+
+    async def get(self, scope: str, id: str) -> StoredResponse | None:  # noqa: A002
+        self._check()
+        record = self.records.get(id)
+        return record if record is not None and record.scope == scope else None
+
+    async def chain(self, scope: str, id: str) -> list[StoredResponse]:  # noqa: A002
+        record = await self.get(scope, id)
+        if record is None:
+            return []
+        return [*(await self.chain(scope, record.previous) if record.previous else []), record]
+
+    async def delete(self, scope: str, id: str) -> bool:  # noqa: A002
+        found = await self.get(scope, id)
+        return found is not None and self.records.pop(id) is found
+
+    def _check(self) -> None:
+        if self.failing:
+            raise StoreError("the disk is full")
 
 
 SETTINGS = ApiSettings(model="gpt-oss-test", aliases=("test",), date=lambda: "2025-06-28", now=lambda: 1000)

@@ -63,14 +63,17 @@ def conversation_of(body: ChatRequest, settings: ApiSettings, thoughts: ThoughtS
 
 
 def effort_of(body: ChatRequest, default: Effort) -> Effort:
-    if body.reasoning_effort is None:
+    return effort_named(body.reasoning_effort, default, param="reasoning_effort")
+
+
+def effort_named(name: str | None, default: Effort, *, param: str) -> Effort:
+    """The effort that a client calls `name`; `param` is the client's name for the field."""
+    if name is None:
         return default
-    effort = _EFFORTS.get(body.reasoning_effort)
+    effort = _EFFORTS.get(name)
     if effort is None:
         raise UnsupportedError(
-            f"reasoning_effort: gpt-oss knows low, medium and high (minimal means low), "
-            f"not {body.reasoning_effort!r}.",
-            param="reasoning_effort",
+            f"{param}: gpt-oss knows low, medium and high (minimal means low), not {name!r}.", param=param
         )
     return effort
 

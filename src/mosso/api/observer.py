@@ -21,6 +21,9 @@ class Observer(Protocol):
     def repaired(self, kind: str) -> None:
         """The parser mended a malformed stream."""
 
+    def not_stored(self) -> None:
+        """A response that was to be stored could not be."""
+
 
 class NullObserver:
     """Watches nothing."""
@@ -34,3 +37,5 @@ class NullObserver:
     def finished(self, reason: str, *, generated_tokens: int, seconds: float) -> None: ...
 
     def repaired(self, kind: str) -> None: ...
+
+    def not_stored(self) -> None: ...

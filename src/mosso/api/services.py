@@ -5,6 +5,9 @@ from __future__ import annotations
 from mosso.api.chat import ChatService
 from mosso.api.completions import CompletionService
 from mosso.api.observer import NullObserver, Observer
+from mosso.api.responses import ResponsesService
+from mosso.api.responses_store import ResponseStore
+from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings
 from mosso.api.text import TextService
 from mosso.core.source import TokenSource
@@ -22,8 +25,14 @@ class Services:
         tokenizer: Tokenizer,
         settings: ApiSettings,
         observer: Observer | None = None,
+        *,
+        store: ResponseStore,
+        sealer: Sealer | None = None,
     ) -> None:
         observer = observer or NullObserver()
         self.chat = ChatService(source, tokenizer, settings, observer)
         self.completions = CompletionService(source, tokenizer, settings, observer)
         self.text = TextService(source, tokenizer, settings, self.chat)
+        self.responses = ResponsesService(
+            source, tokenizer, settings, observer, self.chat.thoughts, store, sealer or Sealer()
+        )

@@ -7,6 +7,9 @@ from fastapi import FastAPI
 import mosso
 from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
 from mosso.api.completion_schema import Completion, CompletionRequest
+from mosso.api.responses_schema import ResponseEvent, ResponsesRequest
+from mosso.api.responses_store import ResponseStore
+from mosso.api.sealing import Sealer
 from mosso.api.services import Services, Tokenizer
 from mosso.api.text import DetokenizeRequest, TokenizeRequest
 from mosso.core.source import TokenSource
@@ -15,14 +18,25 @@ from mosso.server.context import Context
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
 from mosso.server.middleware import RequestContext
-from mosso.server.routes import generation, health, models, service, text
+from mosso.server.routes import generation, health, models, responses, service, text
 from mosso.server.settings import ServerSettings
+from mosso.server.sqlite_store import SqliteStore
 
-_BODIES = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+_BODIES = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, ResponsesRequest)
 
 
-def create_app(source: TokenSource, tokenizer: Tokenizer, settings: ServerSettings) -> FastAPI:
-    """The app over `source`, which stays the caller's: the app neither starts nor closes it.
+def create_app(
+    source: TokenSource,
+    tokenizer: Tokenizer,
+    settings: ServerSettings,
+    *,
+    store: ResponseStore | None = None,
+    sealer: Sealer | None = None,
+) -> FastAPI:
+    """The app over `source` and `store`, which stay the caller's: the app neither starts nor closes them.
+
+    Without a store responses are kept in memory; without a sealer nobody can open what this app sealed
+    once it is gone.
 
     It may be served before the source is ready: requests then get 503, and /v1/health/ready tells.
     """
@@ -32,13 +46,20 @@ def create_app(source: TokenSource, tokenizer: Tokenizer, settings: ServerSettin
         settings=settings,
         lifecycle=Lifecycle(settings.drain_seconds),
         metrics=metrics,
-        api=Services(source, tokenizer, settings.api, metrics),
+        api=Services(
+            source,
+            tokenizer,
+            settings.api,
+            metrics,
+            store=store or SqliteStore(now=settings.api.now),
+            sealer=sealer,
+        ),
     )
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
     app.state.lifecycle = context.lifecycle
-    for part in (generation, models, text, health, service):
+    for part in (generation, responses, models, text, health, service):
         app.include_router(part.router(context))
-    openapi.install(app, *_BODIES, ChatCompletionChunk, Completion)
+    openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent)
     app.add_middleware(RequestContext, metrics=metrics)
     faults.install(app)
     return app

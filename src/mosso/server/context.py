@@ -21,7 +21,7 @@ from mosso.server.limits import read_body
 from mosso.server.metrics import Metrics
 from mosso.server.record import record_of
 from mosso.server.settings import ServerSettings
-from mosso.server.sse import EventStream, while_connected
+from mosso.server.sse import CHAT, EventStream, Framing, while_connected
 
 B = TypeVar("B", bound=WireRequest)
 T = TypeVar("T")
@@ -57,7 +57,10 @@ async def answer(request: Request, work: Callable[[Report], Coroutine[Any, Any, 
 
 
 async def event_stream(
-    request: Request, open_stream: Callable[[Report], AsyncGenerator[list[bytes]]], hold: ExitStack
+    request: Request,
+    open_stream: Callable[[Report], AsyncGenerator[list[bytes]]],
+    hold: ExitStack,
+    framing: Framing = CHAT,
 ) -> Response:
     """A streamed answer, once its first batch is there. `hold` is closed when the stream has ended."""
     batches = open_stream(_reporter(request))
@@ -66,7 +69,7 @@ async def event_stream(
     except BaseException:
         await batches.aclose()
         raise
-    return EventStream(first, batches, hold.pop_all().close)
+    return EventStream(first, batches, hold.pop_all().close, framing)
 
 
 async def _first(batches: AsyncGenerator[list[bytes]]) -> list[bytes]:

@@ -7,12 +7,13 @@ import math
 from http import HTTPStatus
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from mosso.api.errors import ErrorDetail, ErrorResponse, error_json, status_of, type_of
-from mosso.core.errors import EngineError, MossoError, OverloadedError, UnavailableError
+from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError, UnavailableError
 from mosso.server.record import record_of
 
 CLIENT_GONE = 499  # nginx's number; nobody is left to read it, the log is
@@ -26,6 +27,7 @@ class ClientGone(Exception):  # noqa: N818 - an event, not a fault
 def install(app: FastAPI) -> None:
     app.add_exception_handler(MossoError, _mosso_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _wrong_parameter)
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(ClientDisconnect, _client_gone)
 
@@ -63,6 +65,17 @@ async def _http_error(request: Request, error: Exception) -> Response:
     )
     body = ErrorResponse(error=detail).model_dump_json()
     return Response(body, error.status_code, error.headers, media_type="application/json")
+
+
+async def _wrong_parameter(request: Request, error: Exception) -> Response:
+    """A parameter of the path or of the query that is not what the route declares."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param, message = str(first["loc"][-1]), first["msg"]
+    fault = RequestError(
+        f"Invalid value for '{param}': {message[:1].lower()}{message[1:]}.", param=param, code="invalid_value"
+    )
+    return await _mosso_error(request, fault)
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:

@@ -68,6 +68,9 @@ class Metrics:
             "vllm:request_success", "Choices, by how they ended.", "finished_reason"
         )
         self._repairs = self._counter("mosso:repairs", "Malformed Harmony headers mended.", "kind")
+        self._not_stored = self._counter(
+            "mosso:responses_not_stored", "Responses that the store could not keep."
+        )
         self._http = self._counter("mosso:http_requests", "HTTP requests.", "route", "status")
         self._gone = self._counter("mosso:client_disconnects", "Clients that hung up before the end.")
 
@@ -98,6 +101,9 @@ class Metrics:
 
     def repaired(self, kind: str) -> None:
         self._repairs.labels(self._model, str(kind)).inc()
+
+    def not_stored(self) -> None:
+        self._not_stored.labels(self._model).inc()
 
     # Server
 

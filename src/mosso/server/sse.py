@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -59,23 +60,40 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a dialect writes its events: a batch of JSON payloads, a failure, and the end of a whole stream."""
+
+    batch: Callable[[Sequence[bytes]], bytes]
+    failure: Callable[[MossoError], bytes]
+    end: bytes
+
+
 def framed(batch: Sequence[bytes]) -> bytes:
     """JSON payloads as events, for one write to the socket."""
     return b"".join([b"data: " + payload + b"\n\n" for payload in batch])
 
 
+CHAT = Framing(batch=framed, failure=lambda fault: framed([error_json(fault)]), end=DONE)
+
+
 class EventStream(Response):
-    """Sends batches of JSON payloads as they come, then [DONE].
+    """Sends batches of JSON payloads as they come, then the framing's end.
 
     The caller has already drawn the `first` batch, so a failure before it had its own HTTP status. A failure
-    after it is sent as an error event, and the stream ends without [DONE]. `batches` is closed whatever
+    after it is sent as an error event, and the stream ends there. `batches` is closed whatever
     happens, and `on_close` is called after that.
     """
 
     def __init__(
-        self, first: list[bytes], batches: AsyncGenerator[list[bytes]], on_close: Callable[[], None]
+        self,
+        first: list[bytes],
+        batches: AsyncGenerator[list[bytes]],
+        on_close: Callable[[], None],
+        framing: Framing = CHAT,
     ) -> None:
         super().__init__()
+        self._framing = framing
         self._first = first
         self._batches = batches
         self._on_close = on_close
@@ -87,28 +105,27 @@ class EventStream(Response):
         except ClientGone:
             record_of(scope).gone = True
         except UnavailableError as fault:
-            await _fail(scope, send, fault)
+            await self._fail(scope, send, fault)
         finally:
             await self._batches.aclose()
             self._on_close()
 
     async def _pump(self, scope: Scope, send: Send) -> None:
         try:
-            await _write(send, framed(self._first))
+            await _write(send, self._framing.batch(self._first))
             async for batch in self._batches:
-                await _write(send, framed(batch))
+                await _write(send, self._framing.batch(batch))
         except ClientGone:
             raise
         except Exception as error:
-            await _fail(scope, send, as_mosso_error(error))
+            await self._fail(scope, send, as_mosso_error(error))
         else:
-            await _write(send, DONE, more=False)
+            await _write(send, self._framing.end, more=False)
 
-
-async def _fail(scope: Scope, send: Send, fault: MossoError) -> None:
-    """The stream's last event, instead of [DONE]."""
-    record_of(scope).error = type(fault).__name__
-    await _write(send, framed([error_json(fault)]), more=False)
+    async def _fail(self, scope: Scope, send: Send, fault: MossoError) -> None:
+        """The stream's last event, instead of its end."""
+        record_of(scope).error = type(fault).__name__
+        await _write(send, self._framing.failure(fault), more=False)
 
 
 async def _write(send: Send, body: bytes, *, more: bool = True) -> None:

@@ -1,0 +1,115 @@
+"""/v1/responses: make, read, list what it was made from, delete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic_core import to_json
+
+from mosso.api.errors import detail_of
+from mosso.api.responses import ResponseJob
+from mosso.api.responses_schema import (
+    DeletedResponse,
+    ItemList,
+    ResponseEvent,
+    ResponseObject,
+    ResponsesRequest,
+)
+from mosso.core.errors import MossoError, NotFoundError
+from mosso.server.context import Context, answer, event_stream
+from mosso.server.openapi import GENERATING, errors, reads, streams
+from mosso.server.record import record_of
+from mosso.server.sse import Framing
+
+ONE_SCOPE = ""  # whose responses: there are no keys yet, so everybody's
+
+
+def framed(batch: Sequence[bytes]) -> bytes:
+    """Events with their names, which stand first in each payload: {"type":"response.created",..."""
+    start = len(b'{"type":"')
+    named = ((payload[start : payload.index(b'"', start)], payload) for payload in batch)
+    return b"".join([b"event: " + name + b"\ndata: " + payload + b"\n\n" for name, payload in named])
+
+
+def _failure(fault: MossoError) -> bytes:
+    return framed([to_json({"type": "error", **detail_of(fault).model_dump(exclude={"type"})})])
+
+
+FRAMING = Framing(batch=framed, failure=_failure, end=b"")
+
+
+def router(context: Context) -> APIRouter:
+    routes = APIRouter(tags=["responses"])
+    service = context.api.responses
+
+    async def translated(request: Request) -> ResponseJob:
+        body = await context.translated(request, ResponsesRequest, lambda body: body)
+        earlier = await service.earlier(body, ONE_SCOPE)
+        if (
+            not earlier
+            and isinstance(body.input, str)
+            and len(body.input) < context.settings.thread_body_bytes
+        ):
+            return service.prepare(body, earlier, ONE_SCOPE)
+        return await asyncio.to_thread(service.prepare, body, earlier, ONE_SCOPE)
+
+    @routes.post(
+        "/v1/responses",
+        operation_id="createResponse",
+        openapi_extra=reads(ResponsesRequest),
+        responses=streams(ResponseObject, ResponseEvent) | errors(*GENERATING),
+    )
+    async def create(request: Request) -> Response:
+        """Answer text or items."""
+        with ExitStack() as hold:
+            hold.enter_context(context.lifecycle.work())
+            job = await translated(request)
+            record_of(request.scope).job = job.id
+            if job.body.stream:
+                return await event_stream(request, lambda report: service.stream(job, report), hold, FRAMING)
+            return await answer(request, lambda report: service.complete(job, report))
+
+    @routes.get(
+        "/v1/responses/{response_id}",
+        operation_id="getResponse",
+        responses=errors(404, 500) | {200: {"model": ResponseObject}},
+    )
+    async def retrieve(response_id: str) -> Response:
+        """A stored response."""
+        return Response(await service.retrieve(ONE_SCOPE, response_id), media_type="application/json")
+
+    @routes.delete("/v1/responses/{response_id}", operation_id="deleteResponse", responses=errors(404, 500))
+    async def delete(response_id: str) -> DeletedResponse:
+        """Forget a stored response."""
+        await service.delete(ONE_SCOPE, response_id)
+        return DeletedResponse(id=response_id)
+
+    @routes.get(
+        "/v1/responses/{response_id}/input_items",
+        operation_id="listInputItems",
+        responses=errors(400, 404, 500),
+    )
+    async def input_items(
+        response_id: str,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+    ) -> ItemList:
+        """What a stored response was made from, with what came before it."""
+        items = await service.input_items(ONE_SCOPE, response_id)
+        if order == "desc":
+            items.reverse()
+        if after is not None:
+            places = [place for place, item in enumerate(items) if item["id"] == after]
+            if not places:
+                raise NotFoundError(f"There is no input item with the id {after[:80]!r}.", param="after")
+            items = items[places[0] + 1 :]
+        page = items[:limit]
+        ends = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+        return ItemList(data=page, first_id=ends[0], last_id=ends[1], has_more=len(items) > limit)
+
+    return routes
