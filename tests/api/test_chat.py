@@ -11,7 +11,6 @@ from mosso.core.errors import (
     NotFoundError,
     RequestError,
     UnavailableError,
-    UnsupportedError,
 )
 from mosso.core.requests import FinishReason, TokenEvent
 
@@ -219,13 +218,8 @@ def test_priority_and_salt_reach_the_engine(make, chat):
         ({"top_logprobs": 1}, RequestError, "top_logprobs"),
         ({"n": 100}, RequestError, "n"),
         ({"stop": ["x"] * 17}, RequestError, "stop"),
-        ({"response_format": {"type": "json_object"}}, UnsupportedError, "response_format"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {}}},
-            UnsupportedError,
-            "response_format",
-        ),
-        ({"tools": TOOLS, "tool_choice": "required"}, UnsupportedError, "tool_choice"),
+        ({"response_format": {"type": "json_schema"}}, RequestError, "response_format.json_schema"),
+        ({"tool_choice": "required"}, RequestError, "tool_choice"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_engine_sees_it(make, chat, fields, kind, param):

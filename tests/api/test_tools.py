@@ -1,7 +1,7 @@
 import pytest
 
 from mosso.api.tool_calls import check_schema, function_name, offered_functions, recipient
-from mosso.core.errors import RequestError, UnsupportedError
+from mosso.core.errors import RequestError
 from mosso.harmony.conversation import FunctionTool, ToolNamespace
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -22,20 +22,6 @@ def test_no_tools_and_tool_choice_none_offer_nothing(chat):
     assert offered_functions(chat(tools=[])) is None
     assert offered_functions(chat(tools=[tool()], tool_choice="none")) is None
     assert offered_functions(chat(tools=[tool()], tool_choice="auto"))
-
-
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
-def test_forced_calls_are_refused(chat, choice):
-    with pytest.raises(UnsupportedError) as caught:
-        offered_functions(chat(tools=[tool()], tool_choice=choice))
-    assert caught.value.param == "tool_choice"
-
-
-def test_strict_is_refused_and_its_absence_is_not(chat):
-    assert offered_functions(chat(tools=[tool(strict=False)]))
-    with pytest.raises(UnsupportedError) as caught:
-        offered_functions(chat(tools=[tool("a"), tool("b", strict=True)]))
-    assert caught.value.param == "tools[1].function.strict"
 
 
 def test_names_must_differ(chat):

@@ -26,6 +26,7 @@ def test_a_formed_answer(allowed):
     assert allowed(turn, "") == {"<|channel|>"}
     assert allowed(turn, "<|channel|>") == {"a", "analysis", "f", "final"}
     assert allowed(turn, THOUGHT) == {"<|channel|>"}
+    assert allowed(turn, THOUGHT + "<|channel|>") == {"final"}, "one thought, or it might never end"
     assert allowed(turn, THOUGHT + FINAL) == {"{"}
     assert allowed(turn, "<|channel|>final <|constrain|>json<|message|>") == {"{"}
     assert allowed(turn, FINAL + '{"a": 1') >= {"0", "}"}
@@ -57,6 +58,7 @@ def test_an_answer_or_a_call(allowed):
     turn = TurnConstraint(FREE, CALLS)
     assert allowed(turn, "<|channel|>") == {"a", "analysis", "c", "f", "final"}
     assert "<|message|>" in allowed(turn, "<|channel|>commentary"), "a preamble before a call"
+    assert allowed(turn, THOUGHT + THOUGHT + "<|channel|>") == {"a", "analysis", "c", "f", "final"}
     assert "<|return|>" in allowed(turn, FINAL + "anything")
     formed = TurnConstraint(FORMED, CALLS)
     assert allowed(formed, "<|channel|>commentary") == {" "}, "words before a formed answer would break it"
@@ -143,7 +145,7 @@ def test_masks_end_with_the_model_s_vocabulary(folder):
 
 def test_turns_do_not_disturb_each_other(constrainer, ids):
     """Copies share what was compiled; threads advance them at once."""
-    text = ids(THOUGHT * 5 + FINAL + '{"a": 12}')
+    text = ids(THOUGHT + FINAL + '{"a": 12}')
     done = []
 
     def walk():

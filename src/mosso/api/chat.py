@@ -19,10 +19,12 @@ from mosso.api.generation import Choice, closing, generate
 from mosso.api.observer import Observer
 from mosso.api.sampling import check_stop_strings, check_stream_options, choice_requests, sampling_params
 from mosso.api.settings import ApiSettings
+from mosso.api.structure import constraint_of
 from mosso.api.thoughts import Thoughts, ThoughtStore
 from mosso.api.usage import Report, Usage, sum_counts
 from mosso.api.wire import check_model
-from mosso.core.errors import RequestError, UnsupportedError
+from mosso.core.constraints import TurnConstraint
+from mosso.core.errors import RequestError
 from mosso.core.requests import EngineLimits, Request
 from mosso.core.source import TokenSource
 from mosso.harmony.conversation import Role
@@ -73,6 +75,7 @@ class ChatService:
         check_model(body.model, self._settings.model_names)
         _check(body, self._settings)
         limits = self._source.limits
+        constraint = constraint_of(body)
         prompt = self.prompt_tokens(body)
         options = body.stream_options if body.stream else None
         job_id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -80,7 +83,7 @@ class ChatService:
             id=job_id,
             created=self._settings.now(),
             model=body.model or self._settings.model,
-            requests=self._requests(job_id, body, prompt, limits),
+            requests=self._requests(job_id, body, prompt, limits, constraint),
             options=ChatOptions(
                 functions=bool(body.tools) and body.tool_choice != "none",
                 parallel=body.parallel_tool_calls,
@@ -101,6 +104,7 @@ class ChatService:
         body: ChatRequest,
         prompt: tuple[int, ...],
         limits: EngineLimits,
+        constraint: TurnConstraint | None,
     ) -> tuple[Request, ...]:
         sampling = sampling_params(
             body,
@@ -110,7 +114,7 @@ class ChatService:
             stop_ids=self._tokenizer.stop_ids,
             vocab_size=limits.vocab_size,
         )
-        return tuple(choice_requests(job_id, prompt, sampling, body))
+        return tuple(choice_requests(job_id, prompt, sampling, body, constraint))
 
     def _choices(self, job: ChatJob) -> list[Choice[Delta]]:
         def remember(call_id: str, thoughts: Thoughts) -> None:
@@ -219,8 +223,3 @@ def _check(body: ChatRequest, settings: ApiSettings) -> None:
         )
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
-    if body.response_format is not None and body.response_format.type != "text":
-        raise UnsupportedError(
-            f"response_format: {body.response_format.type} is not supported, only text.",
-            param="response_format",
-        )

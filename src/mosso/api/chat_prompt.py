@@ -25,6 +25,7 @@ from mosso.api.settings import ApiSettings
 from mosso.api.thoughts import Thought, Thoughts, ThoughtStore, joined
 from mosso.api.tool_calls import offered_functions, recipient
 from mosso.core.errors import RequestError, UnsupportedError
+from mosso.core.json import JsonObject
 from mosso.harmony.conversation import (
     Channel,
     Conversation,
@@ -84,12 +85,23 @@ def _developer(body: ChatRequest, functions: ToolNamespace | None) -> DeveloperC
         if isinstance(message, SystemMessage):
             _refuse_name(message.name, position)
             texts.append(text_of(message.content))
-    if not texts and functions is None:
+    formats = _response_formats(body)
+    if not texts and functions is None and not formats:
         return None
     return DeveloperContent(
         instructions="\n\n".join(texts) if texts else None,
         namespaces=(functions,) if functions else (),
+        response_formats=formats,
     )
+
+
+def _response_formats(body: ChatRequest) -> dict[str, JsonObject]:
+    """The schema that the answer will be held to is shown to the model: it writes what it knows of better."""
+    form = body.response_format.json_schema if body.response_format else None
+    if form is None:
+        return {}
+    description = {} if form.description is None else {"description": form.description}
+    return {form.name: description | form.schema_}
 
 
 def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mosso.api.settings import SamplingDefaults
 from mosso.api.wire import WireRequest
+from mosso.core.constraints import TurnConstraint
 from mosso.core.errors import RequestError, UnsupportedError
 from mosso.core.requests import Request, SamplingParams
 
@@ -109,7 +110,11 @@ def sampling_params(
 
 
 def choice_requests(
-    job_id: str, prompt: tuple[int, ...], sampling: SamplingParams, fields: SamplingFields
+    job_id: str,
+    prompt: tuple[int, ...],
+    sampling: SamplingParams,
+    fields: SamplingFields,
+    constraint: TurnConstraint | None = None,
 ) -> list[Request]:
     """The `n` engine requests of one prompt; they share it, and with it its cached prefix."""
     return [
@@ -119,6 +124,7 @@ def choice_requests(
             sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
             priority=fields.priority,
             cache_salt=fields.cache_salt,
+            constraint=constraint,
         )
         for choice in range(fields.n)
     ]

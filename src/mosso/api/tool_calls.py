@@ -10,8 +10,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from mosso.api.chat_schema import ChatRequest, NamedToolChoice, Tool
-from mosso.core.errors import RequestError, UnsupportedError
+from mosso.api.chat_schema import ChatRequest, Tool
+from mosso.core.errors import RequestError
 from mosso.harmony.conversation import FunctionTool, ToolNamespace
 
 FUNCTIONS = "functions"
@@ -23,7 +23,6 @@ def offered_functions(body: ChatRequest) -> ToolNamespace | None:
     With tool_choice none they are not shown to the model at all: what it does not see it does not call.
     """
     tools = body.tools or []
-    _check_choice(body)
     functions = tuple(_function(tool, f"tools[{position}].function") for position, tool in enumerate(tools))
     seen: set[str] = set()
     for position, function in enumerate(functions):
@@ -47,31 +46,20 @@ def function_name(recipient: str) -> str:
     return recipient.removeprefix(FUNCTIONS + ".") or recipient
 
 
-def _check_choice(body: ChatRequest) -> None:
-    choice = body.tool_choice
-    if choice == "required" or isinstance(choice, NamedToolChoice):
-        raise UnsupportedError(
-            "tool_choice: only 'auto' and 'none' are supported; a call cannot be forced.", param="tool_choice"
-        )
-
-
 def _function(tool: Tool, where: str) -> FunctionTool:
     function = tool.function
-    if function.strict:
-        raise UnsupportedError(
-            f"{where}.strict is not supported: arguments are not constrained to the schema.",
-            param=f"{where}.strict",
-        )
     if function.parameters:
         check_schema(function.parameters, f"{where}.parameters")
     return FunctionTool(function.name, function.description or "", function.parameters or None)
 
 
-def check_schema(schema: Mapping[str, Any], where: str) -> None:
-    """RequestError unless `schema` is a JSON schema (draft 2020-12) of type object."""
+def check_schema(schema: Mapping[str, Any], where: str, *, any_type: bool = False) -> None:
+    """RequestError unless `schema` is a JSON schema (draft 2020-12), of type object or with `any_type`."""
     try:
         text = json.dumps(schema, allow_nan=False)
         complaint = _schema_complaint(text)
+        if complaint is None and not any_type and schema.get("type") != "object":
+            complaint = "its type must be 'object'"
     except ValueError:
         complaint = "it holds a number that is not finite"
     except RecursionError:
@@ -88,6 +76,4 @@ def _schema_complaint(text: str) -> str | None:
     except SchemaError as error:
         at = "".join(f"[{step!r}]" for step in error.absolute_path)
         return f"{error.message[:200]}{f' at {at}' if at else ''}"
-    if schema.get("type") != "object":
-        return "its type must be 'object'"
     return None

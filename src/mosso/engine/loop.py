@@ -110,7 +110,9 @@ class EngineLoop:
             if request.constraint is None:
                 self._scheduler.add(with_seed(request))
             elif self._compiling is None:
-                raise UnsupportedError("structured output is not supported by the engine on CUDA: its sampler has no masks")
+                raise UnsupportedError(
+                    "structured output is not supported by the engine on CUDA: its sampler has no masks"
+                )
             else:
                 self._compiling.submit(request)
         except MossoError as error:

@@ -2,9 +2,13 @@
 
 The stream continues a prompt that ends in `<|start|>assistant`. One grammar spans it all: headers are legal
 by construction, the form of a message holds from its first token to its last, and nothing has to guess where
-to switch a constraint on. Thinking admits any text between its `<|message|>` and its `<|end|>`. What has a
-form of its own (a schema, a client's regex or Lark grammar) is a grammar beside the turn's, referred to by
-name, so that no text of a client's is pasted into another.
+to switch a constraint on. Thinking admits any text between its `<|message|>` and its `<|end|>`.
+
+Where the model may not end as it likes there is one thought at most, as a model that wants another end would
+go on to think for ever; and no preamble, which a client would get as a part of the formed answer.
+
+What has a form of its own (a schema, a client's regex or Lark grammar) is a grammar beside the turn's,
+referred to by name, so that no text of a client's is pasted into another.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ def turn_grammar(constraint: TurnConstraint) -> str:
         content = _content(call.arguments, f"call_{index}", parts)
         endings.append(f"{_call_header(call)} <|message|> {content} <|call|>")
     free = constraint.answer is not None and constraint.answer.kind is GrammarKind.TEXT
-    before = "(thought | preamble)*" if free else "thought*"  # a preamble would stand before a formed answer
+    before = "(thought | preamble)*" if free else "thought?"
     start = f"start: {before} ({' | '.join(f'end_{i}' for i in range(len(endings)))})\n"
     rules = "".join(f"end_{index}: {ending}\n" for index, ending in enumerate(endings))
     return json.dumps({"grammars": [{"name": "turn", "lark_grammar": start + rules + _TURN}, *parts]})

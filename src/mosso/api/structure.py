@@ -1,0 +1,125 @@
+"""What a client asks of a turn's form → core's TurnConstraint. The engine enforces it or refuses it by name.
+
+Once a turn has a constraint, all of its calls have one: a function that is not strict gets its schema where
+that can be honoured, else any JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mosso.api.chat_schema import ChatRequest, NamedToolChoice, ResponseFormat, StructuredOutputs
+from mosso.api.sampling import SamplingFields
+from mosso.api.tool_calls import check_schema, recipient
+from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.core.errors import RequestError
+
+NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A function that the turn may call; `param` is where the client wrote its parameters."""
+
+    name: str
+    parameters: Mapping[str, Any] | None
+    strict: bool
+    param: str
+
+
+def constraint_of(body: ChatRequest) -> TurnConstraint | None:
+    """The constraint of a chat turn, None where the model is free. RequestError names what is wrong."""
+    offers = [
+        Offer(tool.function.name, tool.function.parameters, bool(tool.function.strict),
+              f"tools[{position}].function.parameters")
+        for position, tool in enumerate(body.tools or [])
+    ]  # fmt: skip
+    choice = body.tool_choice
+    constraint: TurnConstraint | None
+    if isinstance(choice, NamedToolChoice):
+        constraint = forced_call(offers, choice.function.name)
+    elif choice == "required":
+        constraint = forced_call(offers)
+    else:
+        constraint = free_turn(_answer(body), [] if choice == "none" else offers)
+    if constraint is not None:
+        check_ends(body)
+    return constraint
+
+
+def forced_call(offers: Sequence[Offer], name: str | None = None) -> TurnConstraint:
+    """The turn ends in a call: of the function `name`, or of any."""
+    wanted = [offer for offer in offers if name in (None, offer.name)]
+    if not wanted:
+        missing = "tool_choice: there are no tools to call." if name is None else (
+            f"tool_choice: no tool is named {name[:64]!r}.")  # fmt: skip
+        raise RequestError(missing, param="tool_choice")
+    return TurnConstraint(None, tuple(map(_call, wanted)))
+
+
+def free_turn(answer: Grammar | None, offers: Sequence[Offer]) -> TurnConstraint | None:
+    """The model chooses between an answer, of the form `answer` if there is one, and the calls."""
+    if answer is None and not any(offer.strict for offer in offers):
+        return None
+    return TurnConstraint(answer or Grammar(GrammarKind.TEXT), tuple(map(_call, offers)))
+
+
+def check_ends(fields: SamplingFields) -> None:
+    """The constraint says where the turn ends; these fields would have it go on."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(fields, name):
+            raise RequestError(f"{name} cannot go together with structured output.", param=name)
+
+
+def schema_grammar(schema: Mapping[str, Any], param: str, *, strict: bool = True) -> Grammar:
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema), param, strict)
+
+
+def _call(offer: Offer) -> Call:
+    schema = offer.parameters or NO_ARGUMENTS
+    return Call(recipient(offer.name), schema_grammar(schema, offer.param, strict=offer.strict))
+
+
+def _answer(body: ChatRequest) -> Grammar | None:
+    form, outputs = body.response_format, body.structured_outputs
+    formed = form is not None and form.type != "text"
+    if formed and outputs is not None:
+        raise RequestError("Give either response_format or structured_outputs.", param="structured_outputs")
+    if outputs is not None:
+        return _structured(outputs)
+    return _formatted(form) if form is not None else None
+
+
+def _formatted(form: ResponseFormat) -> Grammar | None:
+    if form.type == "text":
+        return None
+    if form.type == "json_object":
+        return Grammar(GrammarKind.JSON_OBJECT, param="response_format")
+    if form.json_schema is None:
+        raise RequestError("response_format.json_schema is missing.", param="response_format.json_schema")
+    where = "response_format.json_schema.schema"
+    check_schema(form.json_schema.schema_, where, any_type=True)
+    return schema_grammar(form.json_schema.schema_, where)
+
+
+def _structured(outputs: StructuredOutputs) -> Grammar:
+    given = {name: value for name, value in outputs if value is not None}
+    if len(given) != 1:
+        raise RequestError(
+            "structured_outputs takes one of json, regex, choice and grammar.", param="structured_outputs"
+        )
+    ((name, value),) = given.items()
+    where = f"structured_outputs.{name.rstrip('_')}"
+    match name:
+        case "json_":
+            check_schema(value, where, any_type=True)
+            return schema_grammar(value, where)
+        case "choice":
+            return Grammar(GrammarKind.CHOICE, json.dumps(value), where)
+        case "regex":
+            return Grammar(GrammarKind.REGEX, value, where)
+        case _:
+            return Grammar(GrammarKind.LARK, value, where)

@@ -1,0 +1,121 @@
+"""Structured output through the openai package, a socket, and the demo: always in the form asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Literal
+
+import openai
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Paris", "Rome"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 7},
+    },
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER, "strict": True}},
+    {"type": "function", "function": {"name": "get_time"}},
+]
+USER: list[Any] = [{"role": "user", "content": "What is 17 + 25?"}]
+
+
+class Person(BaseModel):
+    name: Literal["Ann", "Bob"]
+    age: int
+    likes: list[Literal["tea", "chess"]]
+
+
+def ask(demo: Any, **fields: Any) -> Any:
+    fields = {"model": "demo", "messages": USER, "max_tokens": 900, "reasoning_effort": "low"} | fields
+    return demo.client.chat.completions.create(**fields).choices[0]
+
+
+def schema_format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "form", "schema": schema, "strict": True}}
+
+
+def test_a_schema_with_logprobs_and_thinking(demo) -> None:
+    choice = ask(demo, response_format=schema_format(WEATHER), logprobs=True, top_logprobs=2)
+    assert choice.finish_reason == "stop"
+    Draft202012Validator(WEATHER).validate(json.loads(choice.message.content))
+    shown = b"".join(bytes(entry.bytes) for entry in choice.logprobs.content)
+    assert shown.decode() == choice.message.content
+    assert choice.message.reasoning, "the thinking is free, and apart"
+
+
+def test_parse_fills_a_model(demo) -> None:
+    made = demo.client.chat.completions.parse(
+        model="demo", messages=USER, response_format=Person, max_tokens=900
+    )
+    assert isinstance(made.choices[0].message.parsed, Person)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"get_weather", "get_time"}),
+        ({"type": "function", "function": {"name": "get_time"}}, {"get_time"}),
+        ({"type": "function", "function": {"name": "get_weather"}}, {"get_weather"}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call(demo, choice, names, stream) -> None:
+    fields = {"tools": TOOLS, "tool_choice": choice}
+    if stream:
+        name = text = ""
+        chunks = demo.client.chat.completions.create(
+            model="demo", messages=USER, stream=True, reasoning_effort="low", **fields
+        )
+        for chunk in chunks:
+            assert not chunk.choices[0].delta.content, "no answer"
+            for piece in chunk.choices[0].delta.tool_calls or []:
+                name += piece.function.name or ""
+                text += piece.function.arguments or ""
+    else:
+        (call,) = ask(demo, **fields).message.tool_calls
+        name, text = call.function.name, call.function.arguments
+    assert name in names
+    expected = WEATHER if name == "get_weather" else {"type": "object", "maxProperties": 0}
+    Draft202012Validator(expected).validate(json.loads(text))
+
+
+def test_other_forms(demo) -> None:
+    found = ask(demo, extra_body={"structured_outputs": {"regex": r"\d{2}-[ab]{3}"}})
+    assert re.fullmatch(r"\d{2}-[ab]{3}", found.message.content)
+    assert ask(demo, extra_body={"structured_outputs": {"choice": ["no", "yes"]}}).message.content in (
+        "no",
+        "yes",
+    )
+    lark = 'start: "<" WORD ">"\nWORD: /[a-z]{3}/'
+    assert re.fullmatch(
+        "<[a-z]{3}>", ask(demo, extra_body={"structured_outputs": {"grammar": lark}}).message.content
+    )
+    started = ask(demo, response_format={"type": "json_object"}, max_tokens=80).message.content
+    assert started.startswith("{"), "so small a model may never close an object of its own"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "param", "word"),
+    [
+        ({"response_format": schema_format({"type": "array", "uniqueItems": True})},
+         "response_format.json_schema.schema", "uniqueItems"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+            "type": "object", "dependentRequired": {"a": ["b"]}}}}]},
+         "tools[0].function.parameters", "dependentRequired"),
+        ({"extra_body": {"structured_outputs": {"regex": "(a"}}}, "structured_outputs.regex", "regex"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_honoured_is_a_400_that_names_it(demo, fields, param, word, stream) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        demo.client.chat.completions.create(model="demo", messages=USER, stream=stream, **fields)
+    assert caught.value.param == param
+    assert word in caught.value.message
