@@ -192,6 +192,7 @@ def test_a_shape_without_a_figure_leaves_those_of_the_others(model) -> None:
         (("--output", "100", "--profile", "trace.json", *SMALL), "--profile shows what a GPU does"),
         (("--output", "10", "--profile", "trace.json"), "--profile needs --output"),
         (("--batch", "1", "--prompt", "5000", *SMALL), "5000 tokens"),
+        (("--batch", "64", "--prompt", "100", *SMALL, "--prefill-prompts", "0"), "of which"),
     ],
 )
 def test_errors_are_one_sentence(model, arguments, said) -> None:

@@ -32,6 +32,11 @@ class Shape:
     prompt: int
     output: int
 
+    @property
+    def tokens(self) -> int:
+        """Of context, at the end of all."""
+        return self.batch * (self.prompt + self.output)
+
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:

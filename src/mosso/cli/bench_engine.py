@@ -108,8 +108,13 @@ def command(
     asyncio.run(_run(model, settings, plan, inline or profile is not None, profile))
 
 
-def bench_settings(model: str, batches: tuple[int, ...], options: dict[str, Any]) -> EngineSettings:
-    """The engine's flags; rows for the largest batch, and no prefix cache unless it is asked for."""
+def bench_settings(
+    model: str, batches: tuple[int, ...], options: dict[str, Any], flag: str = "--batch"
+) -> EngineSettings:
+    """The engine's flags; rows for the largest batch, and no prefix cache unless it is asked for.
+
+    `flag` gave the batches.
+    """
     from mosso.cli.models import find_model
 
     folder = find_model(model).folder
@@ -119,7 +124,7 @@ def bench_settings(model: str, batches: tuple[int, ...], options: dict[str, Any]
         options["prefix_cache"] = False
     settings = engine_settings(folder, options)
     if settings.max_rows is not None and max(batches) > settings.max_rows:
-        raise UsageError(f"--max-rows {settings.max_rows} is less than --batch {max(batches)}")
+        raise UsageError(f"--max-rows {settings.max_rows} is less than {flag} {max(batches)}")
     return settings
 
 
@@ -231,6 +236,12 @@ async def measure_decodes(
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     for shape in plan.shapes():
+        if shape.tokens > engine.limits.kv_tokens:
+            missing.append(
+                f"batch {shape.batch} needs {shape.tokens:,} tokens of context, of which "
+                f"{engine.limits.kv_tokens:,} fit; give more --kv-memory or --gpu-memory"
+            )
+            continue
         try:
             found = await measure_decode(engine.drive, floor.config, shape, plan.runs)
         except UsageError as error:
