@@ -11,12 +11,14 @@ import torch
 from click.testing import CliRunner
 
 from mosso.bench import accuracy
-from mosso.bench.accuracy import Error, reference
+from mosso.bench.accuracy import Error, GpuRows, reference
 from mosso.checkpoint import open_checkpoint
 from mosso.checkpoint.random_weights import write_random
 from mosso.cli.bench_accuracy import failures, line
 from mosso.cli.main import main
 from mosso.core.config import ModelConfig
+from mosso.model.gpu_loading import load_gpu_weights
+from mosso.model.gpu_operations import TWINS
 from mosso.model.loading import load_weights
 
 CONFIG = ModelConfig(
@@ -59,6 +61,24 @@ def test_the_reference_is_the_same_however_it_is_cut(model, monkeypatch) -> None
     monkeypatch.setattr(accuracy, "REFERENCE_CHUNK", 33)
     torch.testing.assert_close(reference(weights, CONFIG, tokens), whole, rtol=1e-4, atol=1e-5)
     assert whole.shape == (512,)
+
+
+def test_rows_of_the_gpu_path_agree_with_the_reference_however_they_are_computed(model) -> None:
+    """With the twins, in float32, here; what a GPU adds to it is its kernels."""
+    with open_checkpoint(model) as checkpoint:
+        gpu = load_gpu_weights(checkpoint, torch.device("cpu"))
+        plain = load_weights(checkpoint, dtype=torch.bfloat16, experts="expanded")
+    tokens = torch.randint(0, 512, (40,), generator=torch.Generator().manual_seed(2)).tolist()
+    rows = GpuRows(gpu, CONFIG, 2, 48, ops=TWINS)
+    for row in (0, 1):
+        rows.write(row, tokens)
+    whole = rows.prefill(0, 0, 40, 64)
+    rows.prefill(1, 0, 38, 7)
+    decoded = [rows.decode([1], [position])[0] for position in (38, 39)][-1]
+    for logits in (whole, decoded):
+        assert Error.of(logits, reference(plain, CONFIG, tokens)).rms < 0.03
+    both = rows.decode([0, 1], [39, 39])
+    assert Error.of(both[0], both[1]).rms < 0.03
 
 
 def run(model: Path, monkeypatch: pytest.MonkeyPatch, *rows: dict[str, object]):

@@ -20,7 +20,7 @@ PROMPT = tuple(range(1, 33))
 
 async def measure(settings: EngineSettings) -> tuple[dict[str, float], tuple[str, ...]]:
     """Seconds of each phase, in order, and what the engine notes. The last phase ends with a token."""
-    phases = _Phases("imports", before=process_age())
+    phases = _Phases("imports", before=_process_age())
     client = await EngineClient.start(settings, on_progress=phases.told)
     try:
         phases.enter("first token")
@@ -53,7 +53,7 @@ class _Phases:
         return self._seconds
 
 
-def process_age() -> float:
+def _process_age() -> float:
     """Seconds since this process began, where the system tells (Linux); else 0."""
     try:
         started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
