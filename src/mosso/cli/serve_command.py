@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,8 +42,15 @@ logger = logging.getLogger("mosso")
     type=click.FloatRange(min=0),
     help="Seconds for open streams at the end.",
 )
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File that keeps the responses of /v1/responses; default: one for the port, in the state folder.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-def command(model: str, host: str, port: int, name: str | None, log_level: str, **options: Any) -> None:
+def command(
+    model: str, host: str, port: int, name: str | None, log_level: str, store: Path | None, **options: Any
+) -> None:
     """Serve MODEL (default: the demo) behind an OpenAI-compatible API.
 
     SIGTERM or Ctrl-C drains: new requests are refused, streams in hand go on; a second signal leaves at once.
@@ -50,12 +59,13 @@ def command(model: str, host: str, port: int, name: str | None, log_level: str, 
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     found = find_model(model)
-    run(lambda: _serve(Model(name or found.name, found.folder), host, port, options))
+    run(lambda: _serve(Model(name or found.name, found.folder), host, port, store, options))
 
 
-async def _serve(model: Model, host: str, port: int, options: dict[str, Any]) -> None:
+async def _serve(model: Model, host: str, port: int, store: Path | None, options: dict[str, Any]) -> None:
     """Serve until a signal; raises EngineError when it was the engine's death that ended it."""
     from mosso.cli.serving import server_settings, serving
+    from mosso.cli.stores import open_store
     from mosso.server.run import bind, serve_async, url_of
 
     server = server_settings(
@@ -65,9 +75,11 @@ async def _serve(model: Model, host: str, port: int, options: dict[str, Any]) ->
         drain_seconds=options.pop("drain"),
     )
     engine = engine_settings(model.folder, options)
-    with bind(host, port) as sock:  # before the model loads: a taken port is said at once
+    with ExitStack() as owned:
+        sock = owned.enter_context(bind(host, port))  # before the model loads: a taken port is said at once
         url = url_of(sock)
-        async with serving(engine, server) as (app, client):
+        kept, sealer = owned.enter_context(open_store(store, port))
+        async with serving(engine, server, store=kept, sealer=sealer) as (app, client):
             for note in client.notes:
                 logger.info(note)
             await serve_async(app, sock, on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"))

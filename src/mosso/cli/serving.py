@@ -12,6 +12,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from mosso.api.responses_store import ResponseStore
+from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings, ReasoningFields, SamplingDefaults
 from mosso.checkpoint.config import read_generation_defaults
 from mosso.cli.models import Model
@@ -39,7 +41,11 @@ def server_settings(
 
 @asynccontextmanager
 async def serving(
-    engine: EngineSettings, server: ServerSettings
+    engine: EngineSettings,
+    server: ServerSettings,
+    *,
+    store: ResponseStore | None = None,
+    sealer: Sealer | None = None,
 ) -> AsyncIterator[tuple[FastAPI, EngineClient]]:
     """The app with its engine running; the engine ends with the block. If it dies, the app drains."""
 
@@ -60,7 +66,7 @@ async def serving(
             await started.close()
         raise
     client = await starting
-    app = create_app(client, tokenizer, server)
+    app = create_app(client, tokenizer, server, store=store, sealer=sealer)
     try:
         yield app, client
     finally:

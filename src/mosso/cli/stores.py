@@ -1,0 +1,78 @@
+"""Where `mosso serve` keeps responses, and the key that seals thinking.
+
+By default a file of the port's own in the user's state folder, so that servers on one machine do not share
+it; a server on any free port (`--port 0`) keeps its responses in memory. A folder that cannot be written to costs
+the durability, with a warning, not the server; a path that a person asked for must work.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from mosso.api.responses_store import StoreError
+from mosso.api.sealing import Sealer
+from mosso.core.errors import UsageError
+from mosso.server.sqlite_store import SqliteStore
+
+logger = logging.getLogger("mosso")
+
+
+@contextmanager
+def open_store(path: Path | None, port: int) -> Iterator[tuple[SqliteStore, Sealer]]:
+    """The store at `path` (default: the port's own) and the sealer that goes with it; closed at the end."""
+    with ExitStack() as owned:
+        store, sealer = _opened(path, port, owned)
+        owned.callback(store.close)
+        yield store, sealer
+
+
+def default_path(port: int) -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "mosso" / f"responses-{port}.sqlite3"
+
+
+def _opened(path: Path | None, port: int, owned: ExitStack) -> tuple[SqliteStore, Sealer]:
+    if path is None and not port:
+        return SqliteStore(), Sealer()
+    where = path or default_path(port)
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _lock(where, owned)
+        return SqliteStore(where), Sealer(_key(where))
+    except (OSError, RuntimeError, StoreError, ValueError) as error:
+        if path is not None:
+            raise UsageError(f"cannot keep responses in {where}: {error}") from None
+        logger.warning("responses are kept in memory only: %s: %s", where, error)
+        return SqliteStore(), Sealer()
+
+
+def _lock(path: Path, owned: ExitStack) -> None:
+    """Held until `owned` closes or this process ends: two servers on one file would end each other's work."""
+    lock = owned.enter_context(_beside(path, ".lock").open("ab"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError("another server uses it") from None
+
+
+def _key(path: Path) -> bytes:
+    """The key beside the store, made on first use, readable to its owner only."""
+    file = _beside(path, ".key")
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_bytes()
+    with os.fdopen(descriptor, "wb") as made:
+        made.write(Fernet.generate_key())
+    return file.read_bytes()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

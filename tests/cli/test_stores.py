@@ -1,0 +1,98 @@
+"""Where `mosso serve` keeps responses."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from openai import BadRequestError, OpenAI
+
+from mosso.api.responses_store import StoredResponse
+from mosso.cli.stores import default_path, open_store
+from mosso.core.errors import UsageError
+
+RECORD = StoredResponse("a", "", 2_000_000_000, b"{}", b"[]")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+async def test_a_port_has_a_file_of_its_own():
+    with open_store(None, 8000) as (store, sealer):
+        await store.put(RECORD)
+        sealed = sealer.seal("", "hm")
+    with open_store(None, 8000) as (store, sealer):
+        assert await store.get("", "a") == RECORD
+        assert sealer.open("", sealed) == "hm"
+    with open_store(None, 8001) as (store, _):
+        assert await store.get("", "a") is None
+    key = default_path(8000).with_name("responses-8000.sqlite3.key")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+async def test_any_free_port_keeps_nothing(tmp_path):
+    with open_store(None, 0) as (store, _):
+        await store.put(RECORD)
+        assert await store.get("", "a") == RECORD
+    assert not (tmp_path / "state").exists()
+
+
+def test_two_servers_do_not_share_a_file(tmp_path, caplog):
+    path = tmp_path / "store"
+    refused = pytest.raises(UsageError, match="another server uses it")
+    with open_store(path, 1), refused, open_store(path, 2):
+        raise AssertionError
+    with open_store(None, 1), open_store(None, 1):
+        assert "in memory only" in caplog.text
+
+
+def test_a_damaged_key_is_named(tmp_path):
+    path = tmp_path / "store"
+    path.with_name("store.key").write_text("short")
+    with pytest.raises(UsageError, match="key"), open_store(path, 1):
+        raise AssertionError
+
+
+@contextmanager
+def serving(store, log):
+    """`mosso serve` in a process of its own; killed at the end, as a machine's failure would."""
+    arguments = ["serve", "--port", "0", "--store", str(store), "--log-level", "warning"]
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mosso.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, log.read_text()
+        yield OpenAI(base_url=f"{found.group()}/v1", api_key="none", max_retries=0, timeout=60)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def test_kill_9_loses_nothing_that_was_answered(tmp_path):
+    store, log = tmp_path / "store", tmp_path / "log"
+    with serving(store, log) as client:
+        first = client.responses.create(input="What is 2 + 2?", include=["reasoning.encrypted_content"])
+        assert first.status == "completed"
+        assert first.output_text
+    with serving(store, log) as client:
+        assert client.responses.retrieve(first.id) == first
+        again = client.responses.create(input="And 3 + 3?", previous_response_id=first.id)
+        assert again.output_text
+        items = [item.model_dump(exclude_none=True) for item in first.output]
+        assert client.responses.create(input=[*items, {"role": "user", "content": "And 1 + 1?"}]).output_text
+        with pytest.raises(BadRequestError):
+            client.responses.create(input="hi", tools=[{"type": "mcp"}])
+    assert log.read_text() == ""
