@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Take the median of.")
 @engine_options
 def command(model: str, out: Path, runs: int, **options: Any) -> None:
-    """MODEL (gpt-oss-20b or 120b by its shape) beside its bars on an H100: decode, prefill, KV tokens.
+    """Decode, prefill and KV tokens of MODEL beside its bars on an H100; gpt-oss-20b or 120b, by its shape.
 
     All batches run on one engine, with --preset throughput unless another is given. The prefix cache is off.
     """
