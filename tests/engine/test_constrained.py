@@ -134,6 +134,14 @@ def test_alone_together_and_preempted_give_the_same_tokens(constrained):
     assert [found[request.id].tokens for request in short] == [tokens[:60] for tokens in alone]
 
 
+def test_a_row_s_next_request_is_free_of_its_last_one_s_constraint(constrained):
+    free = asks("free", None, max_tokens=20, logit_bias=())
+    alone = constrained().run_all([free])["free"].tokens
+    bench = constrained(max_rows=1)
+    assert bench.run_all([asks("cut", max_tokens=1)])["cut"].finish is FinishReason.LENGTH, "amid its turn"
+    assert bench.run_all([free])["free"].tokens == alone
+
+
 def test_constrained_rows_run_in_every_step(constrained):
     """Overlap holds: a step is planned while the last token of its constrained row is still being drawn."""
     bench = constrained()
