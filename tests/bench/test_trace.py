@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,9 +19,9 @@ def step(at: float, launch: int) -> list[Kernel]:
         for i in range(KERNELS)
     ]
     return [
-        Kernel("HtoD", at, at + 2, launch + 1),
+        Kernel("Memcpy HtoD (Pinned -> Device)", at, at + 2, launch + 1),
         *graph,
-        Kernel("DtoH", at + 84, at + 87, launch + 2),
+        Kernel("Memcpy DtoH (Device -> Pinned)", at + 84, at + 87, launch + 2),
     ]
 
 
@@ -40,7 +41,7 @@ def test_gaps_are_what_lies_between_graphs_without_what_runs_there() -> None:
 def test_exposed_time_sums_up_to_the_step() -> None:
     trace = analyse(steps(100.0))
     by_name = {kernel.name: kernel for kernel in trace.kernels}
-    assert set(by_name) == {"part0", "part1", "HtoD", "DtoH"}
+    assert set(by_name) == {"part0", "part1", "Memcpy HtoD ", "Memcpy DtoH "}
     assert sum(kernel.exposed for kernel in trace.kernels) == pytest.approx(100.0, rel=0.05)
     assert by_name["part1"].exposed == pytest.approx(40.0)
     assert by_name["part1"].duration == pytest.approx(50.0)
@@ -49,6 +50,12 @@ def test_exposed_time_sums_up_to_the_step() -> None:
 
 def test_overlapping_steps_have_no_gap() -> None:
     assert analyse(steps(80.0)).gap == 0.0
+
+
+def test_where_launches_tell_nothing_the_copies_of_inputs_do() -> None:
+    """A profiler may number each kernel of a graph apart."""
+    apart = [replace(kernel, launch=index) for index, kernel in enumerate(steps(100.0))]
+    assert analyse(apart) == analyse(steps(100.0))
 
 
 def test_a_trace_without_graphs_has_kernels_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import time
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ class InlineEngine:
         self._open: set[str] = set()
         self._loop, ready = build_loop(settings, self._inbox, self._take)
         self.limits, self.notes, self.settings = ready.limits, ready.notes, ready.settings
+        gc.collect()
+        gc.freeze()  # as the engine's own process does
 
     async def drive(self, requests: Sequence[Request]) -> Arrivals:
         """See bench.engine.Drive."""

@@ -66,7 +66,7 @@ def _kernel(event: dict[str, Any]) -> Kernel:
 
 
 def analyse(kernels: Sequence[Kernel]) -> Trace:
-    graphs = _graphs(kernels)
+    graphs = _graphs(kernels) or _between_copies(kernels)
     pairs = list(pairwise(graphs))
     if not pairs:
         return Trace(0.0, 0.0, 0.0, _by_name(kernels, 1))
@@ -88,6 +88,17 @@ def _graphs(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
         launches[kernel.launch].append(kernel)
     graphs = [sorted(group, key=lambda k: k.start) for group in launches.values() if len(group) >= GRAPH]
     return sorted(graphs, key=lambda group: group[0].start)
+
+
+def _between_copies(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
+    """Where launches do not tell graphs apart: what runs from one copy of inputs to the next."""
+    steps: list[list[Kernel]] = []
+    for kernel in sorted(kernels, key=lambda k: k.start):
+        if "HtoD" in kernel.name:
+            steps.append([])
+        elif steps and not kernel.name.startswith("Mem"):
+            steps[-1].append(kernel)
+    return [step for step in steps if len(step) >= GRAPH]
 
 
 def _busy(kernels: Sequence[Kernel], start: float, end: float) -> float:

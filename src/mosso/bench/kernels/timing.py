@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,12 +121,16 @@ class GpuTimer:
     def _capture(self, case: Case) -> torch.cuda.CUDAGraph | None:
         """None where the case does what a graph cannot hold."""
         graph = torch.cuda.CUDAGraph()
+        gc.collect()
+        gc.disable()  # an old graph that is collected while this one is captured would spoil it
         try:
             with torch.cuda.graph(graph):
                 case.run()
         except RuntimeError:
             torch.cuda.synchronize()
             return None
+        finally:
+            gc.enable()
         graph.replay()
         return graph
 
