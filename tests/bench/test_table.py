@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from mosso.bench.bars import BARS_20B, BARS_120B, Bar, Bars, bars_for
 from mosso.bench.table import Figures, Row, render, rows_of
+from mosso.checkpoint.config import config_json, read_config
 from mosso.checkpoint.random_weights import write_random
 from mosso.cli import bench_table
 from mosso.cli.main import main
@@ -51,6 +52,13 @@ def test_a_model_has_the_bars_of_its_shape() -> None:
     assert bars_for(replace(GPT_OSS_120B, max_context=8192)) is BARS_120B
     with pytest.raises(UsageError, match="gpt-oss-20b and gpt-oss-120b only"):
         bars_for(CONFIG)
+
+
+@pytest.mark.parametrize("bars", [BARS_20B, BARS_120B])
+def test_a_checkpoints_config_file_finds_them(bars, tmp_path) -> None:
+    known = GPT_OSS_20B if bars is BARS_20B else GPT_OSS_120B
+    (tmp_path / "config.json").write_text(json.dumps(config_json(known)))
+    assert bars_for(read_config(tmp_path)) is bars
 
 
 @pytest.mark.parametrize("bars", [BARS_20B, BARS_120B])
