@@ -177,6 +177,10 @@ class MemoryStore:
             return []
         return [*(await self.chain(scope, record.previous) if record.previous else []), record]
 
+    async def active(self) -> list[StoredResponse]:
+        self._check()
+        return [record for record in self.records.values() if record.active]
+
     async def delete(self, scope: str, id: str) -> bool:  # noqa: A002
         found = await self.get(scope, id)
         return found is not None and self.records.pop(id) is found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
@@ -14,6 +16,7 @@ from mosso.api.context import room_for
 from mosso.api.errors import detail_of
 from mosso.api.generation import Choice, closing, generate
 from mosso.api.observer import Observer
+from mosso.api.responses_background import Run, with_ending
 from mosso.api.responses_items import developer_content, history, item_json, new_id, read_items
 from mosso.api.responses_schema import (
     STORED_ITEMS,
@@ -36,7 +39,14 @@ from mosso.api.settings import ApiSettings
 from mosso.api.thoughts import Thoughts, ThoughtStore
 from mosso.api.usage import Report, TokenCounts
 from mosso.api.wire import check_model
-from mosso.core.errors import EngineError, MossoError, NotFoundError, OverloadedError, RequestError
+from mosso.core.errors import (
+    EngineError,
+    MossoError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+)
 from mosso.core.requests import Request
 from mosso.core.source import TokenSource
 from mosso.harmony.conversation import Conversation, Effort, Message, Role, SystemContent
@@ -44,6 +54,8 @@ from mosso.harmony.renderer import Renderer
 from mosso.harmony.tokenizer import Tokenizer
 
 logger = logging.getLogger("mosso.api")
+FLUSH_SECONDS = 0.25  # that a background response's events may wait to be stored
+MOST_UNSTORED = 256  # background responses that the store could not keep are kept in memory, so many of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +130,22 @@ class Answer:
         self.count += len(told)
         return told
 
-    def opening(self) -> list[bytes]:
+    def lifecycle(self, *names: str) -> list[bytes]:
+        """Events that tell the response as of now."""
         now = self.snapshot()
-        return self.numbered(
-            [{"type": f"response.{name}", "response": now} for name in ("created", "in_progress")]
-        )
+        return self.numbered([{"type": f"response.{name}", "response": now} for name in names])
 
     def ending(self) -> list[bytes]:
         """The last event; a cancelled response has none of its own in the specification."""
         if self.status == "cancelled":
             return []
-        return self.numbered([{"type": f"response.{self.status}", "response": self.snapshot()}])
+        return self.lifecycle(self.status)
+
+    def generated(self, now: int) -> None:
+        """The engine has ended it as it should."""
+        self.status = "incomplete" if self.machine.finish_reason == "length" else "completed"
+        if self.status == "completed":
+            self.completed = now
 
 
 class ResponsesService:
@@ -152,6 +169,7 @@ class ResponsesService:
         self._thoughts = thoughts
         self._store = store
         self._sealer = sealer
+        self._runs: dict[tuple[str, str], Run] = {}  # in the background, and such as could not be stored
 
     async def earlier(self, body: ResponsesRequest, scope: str) -> list[StoredResponse]:
         """The responses that `body` follows, oldest first; NotFoundError if they are not (all) here."""
@@ -279,14 +297,14 @@ class ResponsesService:
         return self._events(self._answer(job), report)
 
     async def _events(self, answer: Answer, report: Report) -> AsyncGenerator[list[bytes]]:
-        machine, opening, opened = answer.machine, answer.opening(), False
+        machine, opening, opened = answer.machine, answer.lifecycle("created", "in_progress"), False
         choice = Choice(answer.job.request, machine)
         try:
             async with closing(generate(self._source, [choice], self._observer)) as batches:
                 async for _, events in batches:
                     yield ([] if opened else opening) + answer.numbered(events)
                     opened = True
-            answer.status = "incomplete" if machine.finish_reason == "length" else "completed"
+            answer.generated(self._settings.now())
         except Exception as error:
             if not opened:
                 raise
@@ -294,8 +312,6 @@ class ResponsesService:
             answer.status, answer.error = "failed", error_of(error)
         finally:
             report(machine.counts.usage())
-        if answer.status == "completed":
-            answer.completed = self._settings.now()
         await self._keep(answer)
         yield ([] if opened else opening) + answer.ending()
 
@@ -311,15 +327,125 @@ class ResponsesService:
             self._observer.not_stored()
             logger.error("response %s is not stored: %s", answer.job.id, error.message)
 
+    async def start(self, job: ResponseJob, on_end: Callable[[], None]) -> Run:
+        """Make the response in the background. It is stored before this returns, so that it is never lost
+        in silence: UnavailableError if that fails. `on_end` is called when it has ended, if it started."""
+        answer = self._answer(job)
+        answer.status = "queued"
+        run = Run(answer)
+        try:
+            await self._store.put(_record(answer))
+        except StoreError as error:
+            logger.error("response %s is not made: %s", job.id, error.message)
+            raise UnavailableError(
+                "Responses cannot be stored now, so none is made in the background."
+            ) from None
+        self._forget_unstored()
+        self._runs[job.scope, job.id] = run
+        run.tell(answer.lifecycle("created", "queued"))
+        run.task = asyncio.create_task(self._work(run))
+        run.task.add_done_callback(lambda task: on_end())
+        return run
+
+    async def _work(self, run: Run) -> None:
+        answer, machine = run.answer, run.answer.machine
+        answer.status = "in_progress"
+        run.tell(answer.lifecycle("in_progress"))
+        try:
+            await self._generate(run)
+            answer.generated(self._settings.now())
+        except asyncio.CancelledError:
+            if not run.cancelled:
+                raise  # the process ends; the next one will find the response active, and say that it failed
+            run.tell(answer.numbered(machine.stop()))
+            answer.status = "cancelled"
+        except Exception as error:
+            run.tell(answer.numbered(machine.stop()))
+            answer.status, answer.error = "failed", error_of(error)
+        await self._keep(answer)
+        run.tell(answer.ending(), last=True)
+        await self._flush(run)
+        if answer.stored:
+            del self._runs[answer.job.scope, answer.job.id]
+
+    async def _generate(self, run: Run) -> None:
+        answer = run.answer
+        flushed = time.monotonic()
+        choice = Choice(answer.job.request, answer.machine)
+        async with closing(generate(self._source, [choice], self._observer)) as batches:
+            async for _, events in batches:
+                run.tell(answer.numbered(events))
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    await self._flush(run)
+                    flushed = time.monotonic()
+
+    async def _flush(self, run: Run) -> None:
+        """Store the events that are not yet; what fails is tried again with the next ones."""
+        fresh = run.events[run.kept :]
+        try:
+            await self._store.append(run.answer.job.id, run.kept, fresh)
+            run.kept += len(fresh)
+        except StoreError as error:
+            logger.warning("events of %s are not stored: %s", run.answer.job.id, error.message)
+
+    def _forget_unstored(self) -> None:
+        ended = [key for key, run in self._runs.items() if run.ended]
+        for key in ended[: len(ended) - MOST_UNSTORED + 1 if len(ended) >= MOST_UNSTORED else 0]:
+            del self._runs[key]
+
+    async def recover(self) -> None:
+        """What ran in the background when an earlier process ended has failed. Call it before serving."""
+        error = ResponseError(code="server_error", message="The server ended while it made the response.")
+        for record in await self._store.active():
+            body = from_json(record.body) | {"status": "failed", "error": error.model_dump()}
+            await self._store.put(replace(record, body=to_json(body), active=False))
+            logger.warning("response %s was being made when the server ended: it has failed", record.id)
+
+    async def follow(self, scope: str, response_id: str, after: int) -> AsyncGenerator[list[bytes]]:
+        """The stream of a background response from the event after number `after` on."""
+        run = self._runs.get((scope, response_id))
+        if run is not None:
+            return run.follow(after)
+        body = await self._background(scope, response_id, "stream")
+        events = with_ending(await self._store.events(scope, response_id, -1), body)
+
+        async def told() -> AsyncGenerator[list[bytes]]:
+            yield events[after + 1 :]
+
+        return told()
+
+    async def _background(self, scope: str, response_id: str, param: str | None) -> dict[str, Any]:
+        """A stored response that was made in the background; RequestError for another."""
+        body: dict[str, Any] = from_json(await self.retrieve(scope, response_id))
+        if not body["background"]:
+            raise RequestError(f"Response {response_id[:80]!r} was not made in the background.", param=param)
+        return body
+
+    async def cancel(self, scope: str, response_id: str) -> bytes:
+        """End a background response; one that has ended stays as it is."""
+        run = self._runs.get((scope, response_id))
+        if run is None:
+            return to_json(await self._background(scope, response_id, "response_id"))
+        if not run.ended:
+            await run.cancel()
+        return to_json(run.answer.snapshot())
+
     async def retrieve(self, scope: str, response_id: str) -> bytes:
-        """The stored response's JSON; NotFoundError if there is none."""
+        """The response's JSON as it stands; NotFoundError if there is none."""
+        run = self._runs.get((scope, response_id))
+        if run is not None:
+            return to_json(run.answer.snapshot())
         record = await self._store.get(scope, response_id)
         if record is None:
             raise not_found(response_id)
         return record.body
 
     async def delete(self, scope: str, response_id: str) -> None:
-        if not await self._store.delete(scope, response_id):
+        run = self._runs.get((scope, response_id))
+        if run is not None and not run.ended:
+            await run.cancel()
+        unstored = self._runs.pop((scope, response_id), None)
+        if not await self._store.delete(scope, response_id) and unstored is None:
             raise not_found(response_id)
 
     async def input_items(self, scope: str, response_id: str) -> list[dict[str, Any]]:

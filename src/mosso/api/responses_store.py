@@ -49,6 +49,10 @@ class ResponseStore(Protocol):
         """The response and those before it, oldest first, as far back as they are kept."""
         ...
 
+    async def active(self) -> list[StoredResponse]:
+        """All that are marked as running, of every scope."""
+        ...
+
     async def delete(self, scope: str, id: str) -> bool:  # noqa: A002
         """False if there was none."""
         ...

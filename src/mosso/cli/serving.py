@@ -68,6 +68,7 @@ async def serving(
     client = await starting
     app = create_app(client, tokenizer, server, store=store, sealer=sealer)
     try:
+        await app.state.responses.recover()
         yield app, client
     finally:
         await client.close()

@@ -1,8 +1,8 @@
 """Where `mosso serve` keeps responses, and the key that seals thinking.
 
 By default a file of the port's own in the user's state folder, so that servers on one machine do not share
-it; a server on any free port (`--port 0`) keeps its responses in memory. A folder that cannot be written to costs
-the durability, with a warning, not the server; a path that a person asked for must work.
+it; a server on any free port (`--port 0`) keeps its responses in memory. A folder that cannot be written to
+costs the durability, with a warning, not the server; a path that a person asked for must work.
 """
 
 from __future__ import annotations

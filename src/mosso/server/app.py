@@ -57,6 +57,7 @@ def create_app(
     )
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
     app.state.lifecycle = context.lifecycle
+    app.state.responses = context.api.responses
     for part in (generation, responses, models, text, health, service):
         app.include_router(part.router(context))
     openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent)

@@ -93,6 +93,10 @@ class SqliteStore:
         rows = await self._do(lambda: self._connection.execute(_CHAIN, values).fetchall())
         return [_record(row) for row in rows]
 
+    async def active(self) -> list[StoredResponse]:
+        query = f"SELECT {_COLUMNS} FROM responses WHERE active"  # noqa: S608
+        return [_record(row) for row in await self._do(lambda: self._connection.execute(query).fetchall())]
+
     async def delete(self, scope: str, id: str) -> bool:  # noqa: A002
         return await self._do(lambda: self._delete("id = ? AND scope = ?", (id, scope))) > 0
 

@@ -19,7 +19,7 @@ from mosso.api.responses_schema import (
     ResponseObject,
     ResponsesRequest,
 )
-from mosso.core.errors import MossoError, NotFoundError
+from mosso.core.errors import MossoError, NotFoundError, RequestError
 from mosso.server.context import Context, answer, event_stream
 from mosso.server.openapi import GENERATING, errors, reads, streams
 from mosso.server.record import record_of
@@ -57,6 +57,18 @@ def router(context: Context) -> APIRouter:
             return service.prepare(body, earlier, ONE_SCOPE)
         return await asyncio.to_thread(service.prepare, body, earlier, ONE_SCOPE)
 
+    async def in_the_background(request: Request, job: ResponseJob, hold: ExitStack) -> Response:
+        """The work is held until the response has ended; a stream may be left without ending it."""
+        started = hold.pop_all()
+        try:
+            run = await service.start(job, started.close)
+        except BaseException:
+            started.close()
+            raise
+        if not job.body.stream:
+            return Response(to_json(run.answer.snapshot()), media_type="application/json")
+        return await event_stream(request, lambda report: run.follow(-1), hold, FRAMING)
+
     @routes.post(
         "/v1/responses",
         operation_id="createResponse",
@@ -69,6 +81,8 @@ def router(context: Context) -> APIRouter:
             hold.enter_context(context.lifecycle.work())
             job = await translated(request)
             record_of(request.scope).job = job.id
+            if job.body.background:
+                return await in_the_background(request, job, hold)
             if job.body.stream:
                 return await event_stream(request, lambda report: service.stream(job, report), hold, FRAMING)
             return await answer(request, lambda report: service.complete(job, report))
@@ -76,11 +90,31 @@ def router(context: Context) -> APIRouter:
     @routes.get(
         "/v1/responses/{response_id}",
         operation_id="getResponse",
-        responses=errors(404, 500) | {200: {"model": ResponseObject}},
+        responses=streams(ResponseObject, ResponseEvent) | errors(400, 404, 500),
     )
-    async def retrieve(response_id: str) -> Response:
-        """A stored response."""
+    async def retrieve(
+        request: Request,
+        response_id: str,
+        stream: bool = False,
+        starting_after: Annotated[int | None, Query(ge=0)] = None,
+    ) -> Response:
+        """A stored response, or the stream of one in the background from an event on."""
+        if stream:
+            after = -1 if starting_after is None else starting_after
+            batches = await service.follow(ONE_SCOPE, response_id, after)
+            return await event_stream(request, lambda report: batches, ExitStack(), FRAMING)
+        if starting_after is not None:
+            raise RequestError("starting_after is only allowed when stream is true.", param="starting_after")
         return Response(await service.retrieve(ONE_SCOPE, response_id), media_type="application/json")
+
+    @routes.post(
+        "/v1/responses/{response_id}/cancel",
+        operation_id="cancelResponse",
+        responses=errors(400, 404, 500) | {200: {"model": ResponseObject}},
+    )
+    async def cancel(response_id: str) -> Response:
+        """End a response in the background."""
+        return Response(await service.cancel(ONE_SCOPE, response_id), media_type="application/json")
 
     @routes.delete("/v1/responses/{response_id}", operation_id="deleteResponse", responses=errors(404, 500))
     async def delete(response_id: str) -> DeletedResponse:
