@@ -219,11 +219,13 @@ async def test_load_errors_arrive_as_themselves(settings, tmp_path, capfd):
 
 
 def children() -> list[int]:
-    return [
+    """Engines that this process started; it has other children, such as multiprocessing's tracker."""
+    found = [
         int(pid)
         for task in Path("/proc/self/task").iterdir()
         for pid in (task / "children").read_text().split()
     ]
+    return [pid for pid in found if b"mosso.engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def test_death_while_loading(settings):
