@@ -119,3 +119,27 @@ def test_what_cannot_be_honoured_is_a_400_that_names_it(demo, fields, param, wor
         demo.client.chat.completions.create(model="demo", messages=USER, stream=stream, **fields)
     assert caught.value.param == param
     assert word in caught.value.message
+
+
+def test_responses_have_forms_too(demo) -> None:
+    fields: Any = {"model": "demo", "input": "What is 17 + 25?", "reasoning": {"effort": "low"}}
+    form = {"type": "json_schema", "name": "form", "schema": WEATHER}
+    answer = demo.client.responses.create(text={"format": form}, **fields)
+    Draft202012Validator(WEATHER).validate(json.loads(answer.output_text))
+    assert answer.text.format.to_dict()["schema"] == WEATHER
+    tool = {"type": "function", "name": "get_weather", "parameters": WEATHER, "strict": True}
+    for choice in ("required", {"type": "function", "name": "get_weather"}):
+        called = demo.client.responses.create(tools=[tool], tool_choice=choice, **fields).output[-1]
+        assert called.type == "function_call"
+        Draft202012Validator(WEATHER).validate(json.loads(called.arguments))
+    parsed = demo.client.responses.parse(text_format=Person, **fields)
+    assert isinstance(parsed.output_parsed, Person)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_name_what_cannot_be_honoured(demo, stream) -> None:
+    form: Any = {"type": "json_schema", "name": "form", "schema": {"type": "array", "uniqueItems": True}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        demo.client.responses.create(model="demo", input="hi", text={"format": form}, stream=stream)
+    assert caught.value.param == "text.format.schema"
+    assert "uniqueItems" in caught.value.message

@@ -33,6 +33,7 @@ from mosso.api.responses_schema import (
 )
 from mosso.api.responses_store import ResponseStore, StoredResponse, StoreError
 from mosso.api.responses_stream import Event, ResponseMachine, ResponseOptions
+from mosso.api.responses_structure import choice_json, format_json, responses_constraint
 from mosso.api.sampling import choice_requests, sampling_params
 from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings
@@ -110,8 +111,8 @@ class Answer:
             reasoning={"effort": job.effort, "summary": None},
             store=self.stored,
             temperature=body.temperature if body.temperature is not None else sampling.temperature,
-            text={"format": {"type": "text"}, "verbosity": "medium"},
-            tool_choice=body.tool_choice,
+            text={"format": format_json(body.text.format), "verbosity": "medium"},
+            tool_choice=choice_json(body.tool_choice),
             tools=[_tool_json(tool.model_dump()) for tool in body.functions],
             top_logprobs=body.top_logprobs,
             top_p=body.top_p if body.top_p is not None else sampling.top_p,
@@ -212,7 +213,7 @@ class ResponsesService:
             created=self._settings.now(),
             body=body,
             items=to_json([item_json(item) for item in given]),
-            request=choice_requests(job_id, prompt, sampling, fields)[0],
+            request=choice_requests(job_id, prompt, sampling, fields, responses_constraint(body))[0],
             model=body.model or self._settings.model,
             effort=effort,
         )

@@ -26,10 +26,11 @@ from mosso.api.responses_schema import (
     ResponsesRequest,
     TypedItem,
 )
+from mosso.api.responses_structure import shown_formats
 from mosso.api.thoughts import Thoughts
 from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient
 from mosso.api.wire import as_request_error
-from mosso.core.errors import RequestError, UnsupportedError
+from mosso.core.errors import RequestError
 from mosso.harmony.conversation import Channel, DeveloperContent, Message, Role, ToolNamespace
 from mosso.harmony.conversation import FunctionTool as HarmonyFunction
 
@@ -114,11 +115,13 @@ def developer_content(body: ResponsesRequest, items: Sequence[Item]) -> Develope
     texts = [body.instructions] if body.instructions else []
     texts += [text_of(item) for item in items if _is_instruction(item)]
     functions = _functions(body)
-    if not texts and not functions:
+    formats = shown_formats(body)
+    if not texts and not functions and not formats:
         return None
     return DeveloperContent(
         instructions="\n\n".join(texts) if texts else None,
         namespaces=(ToolNamespace(FUNCTIONS, tools=functions),) if functions else (),
+        response_formats=formats,
     )
 
 
@@ -152,11 +155,6 @@ def _functions(body: ResponsesRequest) -> tuple[HarmonyFunction, ...]:
         where = f"tools[{position}]"
         if tool.name in seen:
             raise RequestError(f"There are two tools named {tool.name!r}.", param=f"{where}.name")
-        if tool.strict:
-            raise UnsupportedError(
-                f"{where}.strict is not supported: arguments are not constrained to the schema.",
-                param=f"{where}.strict",
-            )
         if tool.parameters:
             check_schema(tool.parameters, f"{where}.parameters")
         seen.add(tool.name)

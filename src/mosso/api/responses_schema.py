@@ -131,8 +131,26 @@ class ReasoningOptions(WireModel):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class TextFormat(WireModel):
-    type: Literal["text"]
+class FreeFormat(WireModel):
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(WireModel):
+    """`strict` or not, the answer is constrained to the schema."""
+
+    type: Literal["json_schema"]
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    schema_: dict[str, Any] = Field(alias="schema", serialization_alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+TextFormat = Annotated[FreeFormat | SchemaFormat, Field(discriminator="type")]
+
+
+class FunctionChoice(WireModel):
+    type: Literal["function"]
+    name: str
 
 
 class TextOptions(WireModel):
@@ -167,7 +185,7 @@ class ResponsesRequest(WireRequest):
     max_tool_calls: int | None = Field(None, ge=1)  # counts calls of built-in tools, of which there are none
     parallel_tool_calls: bool = True
     tools: list[Tool] = Field(default_factory=list, max_length=512)
-    tool_choice: Literal["auto", "none"] = "auto"
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
     truncation: Literal["auto", "disabled"] = "disabled"
@@ -257,7 +275,7 @@ class ResponseObject(BaseModel):
     store: bool
     temperature: float
     text: dict[str, Any]
-    tool_choice: str
+    tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     top_logprobs: int
     top_p: float

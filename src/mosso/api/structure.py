@@ -78,6 +78,12 @@ def schema_grammar(schema: Mapping[str, Any], param: str, *, strict: bool = True
     return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema), param, strict)
 
 
+def answer_schema(schema: Mapping[str, Any], param: str) -> Grammar:
+    """An answer's schema, which may be of any type; RequestError unless it is one."""
+    check_schema(schema, param, any_type=True)
+    return schema_grammar(schema, param)
+
+
 def _call(offer: Offer) -> Call:
     schema = offer.parameters or NO_ARGUMENTS
     return Call(recipient(offer.name), schema_grammar(schema, offer.param, strict=offer.strict))
@@ -100,9 +106,7 @@ def _formatted(form: ResponseFormat) -> Grammar | None:
         return Grammar(GrammarKind.JSON_OBJECT, param="response_format")
     if form.json_schema is None:
         raise RequestError("response_format.json_schema is missing.", param="response_format.json_schema")
-    where = "response_format.json_schema.schema"
-    check_schema(form.json_schema.schema_, where, any_type=True)
-    return schema_grammar(form.json_schema.schema_, where)
+    return answer_schema(form.json_schema.schema_, "response_format.json_schema.schema")
 
 
 def _structured(outputs: StructuredOutputs) -> Grammar:
@@ -115,8 +119,7 @@ def _structured(outputs: StructuredOutputs) -> Grammar:
     where = f"structured_outputs.{name.rstrip('_')}"
     match name:
         case "json_":
-            check_schema(value, where, any_type=True)
-            return schema_grammar(value, where)
+            return answer_schema(value, where)
         case "choice":
             return Grammar(GrammarKind.CHOICE, json.dumps(value), where)
         case "regex":
