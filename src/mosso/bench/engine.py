@@ -99,11 +99,9 @@ class Prefill:
 
 def full_steps(arrivals: Arrivals) -> list[float]:
     """Seconds of the steps in which every request got a token that was not its first."""
-    first = max(times[0] for times in arrivals.times)
     end = min(times[-1] for times in arrivals.times)
     last = max(arrivals.times, key=lambda times: times[0])
-    moments = [moment for moment in last if first <= moment <= end]
-    return [after - before for before, after in pairwise(moments)]
+    return [after - before for before, after in pairwise(last) if after <= end]
 
 
 async def measure_decode(drive: Drive, config: ModelConfig, shape: Shape, runs: int = 1) -> Decode:
