@@ -199,3 +199,36 @@ def test_wrong_pages_are_named(server):
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
     answer = server.http.get(path, params={"after": "msg_none"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (404, "after")
+
+
+def test_whatever_the_model_calls_can_be_followed(serve):
+    name = "x" * 400
+    server = serve(f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{{}}<|call|>")
+    made = server.client.responses.create(model="test", input="hi", tools=[ADD])
+    call = calls_of(made)[0]
+    assert set(call.name) == {"x"}
+    given = [result_of(call)]
+    again = server.client.responses.create(
+        model="test", input=given, previous_response_id=made.id, tools=[ADD]
+    )
+    assert calls_of(again)
+
+
+def test_thinking_before_the_last_answer_is_not_shown_again(server):
+    def thinking(text):
+        return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+
+    call = {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"}
+    items = [
+        {"role": "user", "content": "hi"},
+        thinking("old thought"),
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "add"},
+        thinking("new thought"),
+        call,
+        {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "3"}]},
+    ]
+    server.client.responses.create(model="test", input=items, tools=[ADD])
+    prompt = TOKENIZER.decode(server.source.seen[-1].prompt)
+    assert "new thought" in prompt
+    assert "old thought" not in prompt

@@ -70,10 +70,12 @@ async def test_the_oldest_go_when_there_is_too_much(make):
 
 async def test_the_too_old_go(make):
     store = make(max_age=10)
+    await store.put(record("running", created=80, active=True))
     await store.put(record("old", created=80))
     await store.put(record("young", created=95))
     assert await store.get("", "old") is None
     assert await store.get("", "young") is not None
+    assert [kept.id for kept in await store.active()] == ["running"]
 
 
 async def test_a_full_disk_is_an_error_and_ends_when_there_is_room(make):

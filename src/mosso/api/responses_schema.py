@@ -54,7 +54,7 @@ class FunctionCallItem(WireModel):
 
     type: Literal["function_call"]
     call_id: ItemId
-    name: str = Field(min_length=1, max_length=256)
+    name: str = Field(min_length=1)
     arguments: str
     id: ItemId | None = None
     status: Status | None = None
