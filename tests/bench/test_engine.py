@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -121,12 +122,14 @@ async def test_what_the_engine_here_refuses_is_raised(settings) -> None:
         await engine.drive(tuple(make_requests(CONFIG, Shape(1, 400, 2))))
 
 
-def test_a_profile_is_a_trace_of_the_steps_asked_for(settings, tmp_path) -> None:
+@pytest.mark.parametrize(("name", "opened"), [("trace.json", open), ("trace.json.gz", gzip.open)])
+def test_a_profile_is_a_trace_of_the_steps_asked_for(settings, tmp_path, name, opened) -> None:
     engine = InlineEngine(settings)
-    file = tmp_path / "trace.json"
+    file = tmp_path / name
     trace = engine.profile(tuple(make_requests(CONFIG, Shape(2, 8, 40))), file, steps=5)
     assert trace.kernels == ()  # no GPU here
-    names = {event.get("name") for event in json.loads(file.read_text())["traceEvents"]}
+    with opened(file, "rt") as written:
+        names = {event.get("name") for event in json.load(written)["traceEvents"]}
     assert any("aten::" in str(name) for name in names)
     with pytest.raises(UsageError, match="--output is too small"):
         engine.profile(tuple(make_requests(CONFIG, Shape(2, 8, 12))), file, steps=20)

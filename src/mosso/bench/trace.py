@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections import defaultdict
@@ -55,7 +56,9 @@ class Trace:
 
 
 def read_trace(file: Path) -> Trace:
-    events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    """Of a file that torch's profiler wrote; it compresses those that end in .gz."""
+    data = file.read_bytes()
+    events = json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)["traceEvents"]
     return analyse([_kernel(event) for event in events if event.get("cat") in ON_DEVICE])
 
 

@@ -35,10 +35,14 @@ def start(model: str, **options: Any) -> None:
     from mosso.cli.models import find_model
 
     phases, notes = asyncio.run(measure(engine_settings(find_model(model).folder, options)))
+    from mosso.bench.provenance import provenance  # imports torch: not in the start that is measured
+
     for line in (*notes, *(f"{seconds:8.2f} s  {stage}" for stage, seconds in phases.items())):
         click.echo(line)
     total = sum(phases.values())
-    click.echo(json.dumps({"bench": "start", "model": model, "total": total, "phases": phases}))
+    click.echo(
+        json.dumps({"bench": "start", "model": model, **provenance(), "total": total, "phases": phases})
+    )
 
 
 @command.command("soak")
@@ -58,8 +62,10 @@ def soak(model: str, minutes: float, seed: int, check: bool, **options: Any) -> 
 
     To see preemptions, give --kv-memory less than --max-rows requests of 4000 tokens need.
     """
+    from mosso.bench.provenance import provenance
+
     found = asyncio.run(_soak(model, 60 * minutes, seed, check, options))
-    click.echo(json.dumps({"bench": "soak", "model": model, **found}))
+    click.echo(json.dumps({"bench": "soak", "model": model, **provenance(), **found}))
     if found["wrong"]:
         raise UsageError(f"{found['wrong']} things went wrong; the first: {found['findings'][0]}")
 
@@ -121,6 +127,7 @@ def serve(
     **engine: Any,
 ) -> None:
     """A server over HTTP (any OpenAI-compatible URL, or MODEL served here): latency and throughput."""
+    from mosso.bench.provenance import provenance
     from mosso.bench.serve import Load, measure
     from mosso.cli.chat_command import connected
 
@@ -131,6 +138,6 @@ def serve(
     click.echo(f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed")
     for what in ("first_token_ms", "per_token_ms", "between_events_ms"):
         click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[what].items()))
-    click.echo(json.dumps({"bench": "serve", "model": model, **found}))
+    click.echo(json.dumps({"bench": "serve", "model": model, **provenance(), **found}))
     if found["failed"]:
         raise UsageError(f"{found['failed']} requests failed; the first: {found['first_error']}")
