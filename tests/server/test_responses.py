@@ -232,3 +232,22 @@ def test_thinking_before_the_last_answer_is_not_shown_again(server):
     prompt = TOKENIZER.decode(server.source.seen[-1].prompt)
     assert "new thought" in prompt
     assert "old thought" not in prompt
+
+
+def test_a_full_disk_costs_no_answer(serve):
+    server = serve()
+    database = server.app.state.responses._store._connection
+    database.execute("PRAGMA max_page_count = 1")  # SQLite's own disk-full error
+    long = {"model": "test", "input": "x" * 2000}
+    answer = server.client.responses.create(**long)
+    assert answer.output_text == "the Hallö"
+    for _ in range(10):
+        answer = server.client.responses.create(**long)
+    assert answer.to_dict()["store"] is False
+    with pytest.raises(openai.NotFoundError):
+        server.client.responses.retrieve(answer.id)
+    assert 'mosso:responses_not_stored_total{model_name="gpt-oss-test"} ' in server.http.get("/metrics").text
+    database.execute("PRAGMA max_page_count = 1000000")
+    answer = server.client.responses.create(**long)
+    assert answer.to_dict()["store"] is True
+    assert server.client.responses.retrieve(answer.id) == answer
