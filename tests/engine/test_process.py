@@ -225,7 +225,15 @@ def children() -> list[int]:
         for task in Path("/proc/self/task").iterdir()
         for pid in (task / "children").read_text().split()
     ]
-    return [pid for pid in found if b"mosso.engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if b"mosso.engine.process" in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """Of a process, nothing once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 async def test_death_while_loading(settings):
