@@ -6,12 +6,12 @@ from mosso.api.stop_strings import StopStrings
 TEXT = st.text("abc", max_size=12)
 
 
-def expected(text: str, stops: list[str]) -> tuple[str, bool]:
+def expected(text: str, stops: list[str]) -> tuple[str, str]:
     for end in range(len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
         if starts:
-            return text[: min(starts)], True
-    return text, False
+            return text[: min(starts)], text[min(starts) : end]
+    return text, ""
 
 
 @given(TEXT, st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.data())

@@ -70,6 +70,11 @@ class ChatService:
         conversation = conversation_of(body, self._settings, self.thoughts)
         return tuple(self._renderer.render_for_completion(conversation, Role.ASSISTANT))
 
+    def counted(self, body: ChatRequest) -> int:
+        """Tokens of the prompt of `body`, which must be for the model that is served."""
+        check_model(body.model, self._settings.model_names)
+        return len(self.prompt_tokens(body))
+
     def prepare(self, body: ChatRequest) -> ChatJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
         check_model(body.model, self._settings.model_names)
@@ -149,6 +154,13 @@ class ChatService:
                 yield events
         finally:
             report(_usage(choices))
+
+    async def deltas(self, job: ChatJob, report: Report) -> AsyncGenerator[tuple[Sequence[Delta], Usage]]:
+        """The one choice of `job` as it comes, with the usage so far: what other dialects are made from."""
+        choices = self._choices(job)
+        async with self._events(choices, report) as events:
+            async for _, deltas in events:
+                yield deltas, _usage(choices)
 
     async def complete(self, job: ChatJob, report: Report) -> bytes:
         """The whole answer as JSON."""

@@ -239,5 +239,5 @@ class ChatChoice:
 
     def _conclude(self, reason: str) -> None:
         self.finish_reason = reason
-        self._out.append(Finished(reason))
+        self._out.append(Finished(reason, self._stops.matched))
         self.done = True

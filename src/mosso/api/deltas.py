@@ -41,9 +41,10 @@ class CallArguments:
 
 @dataclass(slots=True)
 class Finished:
-    """The choice's last delta. `reason`: stop, length or tool_calls."""
+    """The choice's last delta. `reason`: stop, length or tool_calls; `stop`: the stop string that matched."""
 
     reason: str
+    stop: str = ""
 
 
 Delta = ReasoningText | ContentText | CallStarted | CallArguments | Finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mosso.api.chat import ChatService
 from mosso.api.completions import CompletionService
+from mosso.api.messages import MessagesService
 from mosso.api.observer import NullObserver, Observer
 from mosso.api.responses import ResponsesService
 from mosso.api.responses_store import ResponseStore
@@ -31,6 +32,7 @@ class Services:
     ) -> None:
         observer = observer or NullObserver()
         self.chat = ChatService(source, tokenizer, settings, observer)
+        self.messages = MessagesService(self.chat)
         self.completions = CompletionService(source, tokenizer, settings, observer)
         self.text = TextService(source, tokenizer, settings, self.chat)
         self.responses = ResponsesService(

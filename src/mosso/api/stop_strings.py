@@ -17,17 +17,18 @@ class StopStrings:
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
-        self.matched = False
+        self.matched = ""  # the stop string that ended the text
 
     def feed(self, text: str) -> str:
-        """The text that may be shown now; `matched` tells whether a stop string ended it."""
+        """The text that may be shown now; `matched` tells the stop string that ended it."""
         if not self._stops:
             return text
         text = self._held + text
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
-            self.matched, self._held = True, ""
-            return text[: min(found)[1]]
+            end, start = min(found)
+            self.matched, self._held = text[start:end], ""
+            return text[:start]
         keep = self._unsure(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

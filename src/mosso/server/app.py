@@ -7,6 +7,7 @@ from fastapi import FastAPI
 import mosso
 from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
 from mosso.api.completion_schema import Completion, CompletionRequest
+from mosso.api.messages_schema import CountTokensRequest, MessagesEvent, MessagesRequest
 from mosso.api.responses_schema import ResponseEvent, ResponsesRequest
 from mosso.api.responses_store import ResponseStore
 from mosso.api.sealing import Sealer
@@ -18,11 +19,19 @@ from mosso.server.context import Context
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
 from mosso.server.middleware import RequestContext
-from mosso.server.routes import generation, health, models, responses, service, text
+from mosso.server.routes import generation, health, messages, models, responses, service, text
 from mosso.server.settings import ServerSettings
 from mosso.server.sqlite_store import SqliteStore
 
-_BODIES = (ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, ResponsesRequest)
+_BODIES = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    ResponsesRequest,
+    CountTokensRequest,
+    MessagesRequest,
+)
 
 
 def create_app(
@@ -58,9 +67,9 @@ def create_app(
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
     app.state.lifecycle = context.lifecycle
     app.state.responses = context.api.responses
-    for part in (generation, responses, models, text, health, service):
+    for part in (generation, responses, messages, models, text, health, service):
         app.include_router(part.router(context))
-    openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent)
+    openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
     app.add_middleware(RequestContext, metrics=metrics)
     faults.install(app)
     return app

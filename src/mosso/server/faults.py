@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from mosso.api.errors import ErrorDetail, ErrorResponse, error_json, status_of, type_of
+from mosso.api.messages import anthropic_error, is_messages_path
 from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError, UnavailableError
 from mosso.server.record import record_of
 
@@ -40,19 +41,22 @@ def as_mosso_error(error: Exception) -> MossoError:
     return EngineError("The server failed while it worked on the request.")
 
 
-def error_response(error: MossoError) -> Response:
+def error_response(error: MossoError, path: str) -> Response:
+    """In the shape of the dialect that is spoken at `path`."""
     headers = {}
     if isinstance(error, OverloadedError):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     elif isinstance(error, UnavailableError):
         headers["retry-after"] = "1"
-    return Response(error_json(error), status_of(error), headers, media_type="application/json")
+    status = status_of(error)
+    body = anthropic_error(status, error.message) if is_messages_path(path) else error_json(error)
+    return Response(body, status, headers, media_type="application/json")
 
 
 async def _mosso_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MossoError)
     record_of(request.scope).error = type(error).__name__
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -60,11 +64,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     message = f"{phrase}: {request.method} {request.url.path}"
+    if is_messages_path(request.url.path):
+        body = anthropic_error(error.status_code, message)
+        return Response(body, error.status_code, error.headers, media_type="application/json")
     detail = ErrorDetail(
         message=message, type=type_of(error.status_code), code=phrase.lower().replace(" ", "_")
     )
-    body = ErrorResponse(error=detail).model_dump_json()
-    return Response(body, error.status_code, error.headers, media_type="application/json")
+    return Response(
+        ErrorResponse(error=detail).model_dump_json(),
+        error.status_code,
+        error.headers,
+        media_type="application/json",
+    )
 
 
 async def _wrong_parameter(request: Request, error: Exception) -> Response:

@@ -45,7 +45,7 @@ class RequestContext:
             fault = as_mosso_error(error)
             record.error = type(fault).__name__
             if not record.status:
-                await error_response(fault)(scope, receive, send_with_id)
+                await error_response(fault, record.path)(scope, receive, send_with_id)
         finally:
             self._log(record)
             self._metrics.served(scope, record)

@@ -1,0 +1,70 @@
+"""/v1/messages and /v1/messages/count_tokens: Anthropic's dialect."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
+
+from mosso.api.errors import status_of
+from mosso.api.messages import anthropic_error
+from mosso.api.messages_schema import (
+    CountTokensRequest,
+    MessageObject,
+    MessagesError,
+    MessagesEvent,
+    MessagesRequest,
+    TokenCount,
+)
+from mosso.core.errors import MossoError
+from mosso.server.context import Context, answer, event_stream
+from mosso.server.openapi import GENERATING, errors, reads, streams
+from mosso.server.record import record_of
+from mosso.server.routes.responses import framed
+from mosso.server.sse import Framing
+
+
+def _failure(fault: MossoError) -> bytes:
+    return framed([anthropic_error(status_of(fault), fault.message)])
+
+
+FRAMING = Framing(batch=framed, failure=_failure, end=b"")
+
+
+def router(context: Context) -> APIRouter:
+    routes = APIRouter(tags=["messages"])
+    service = context.api.messages
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: declared | {"model": MessagesError} for status, declared in errors(*GENERATING).items()
+    }
+
+    @routes.post(
+        "/v1/messages",
+        operation_id="createMessage",
+        openapi_extra=reads(MessagesRequest),
+        responses=streams(MessageObject, MessagesEvent) | refusals,
+    )
+    async def create(request: Request) -> Response:
+        """Answer a conversation, in Anthropic's dialect."""
+        with ExitStack() as hold:
+            hold.enter_context(context.lifecycle.work())
+            job = await context.translated(request, MessagesRequest, service.prepare)
+            record_of(request.scope).job = job.chat.id
+            if job.stream:
+                return await event_stream(request, lambda report: service.stream(job, report), hold, FRAMING)
+            return await answer(request, lambda report: service.complete(job, report))
+
+    @routes.post(
+        "/v1/messages/count_tokens",
+        operation_id="countMessageTokens",
+        openapi_extra=reads(CountTokensRequest),
+        responses={200: {"model": TokenCount}, **refusals},
+    )
+    async def count_tokens(request: Request) -> Response:
+        """How many tokens the prompt takes."""
+        counted = await context.translated(request, CountTokensRequest, service.count)
+        return Response(to_json(counted), media_type="application/json")
+
+    return routes
