@@ -19,7 +19,7 @@ from mosso.server.context import Context
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
 from mosso.server.middleware import RequestContext
-from mosso.server.routes import generation, health, messages, models, responses, service, text
+from mosso.server.routes import generation, health, messages, models, nim, responses, service, text
 from mosso.server.settings import ServerSettings
 from mosso.server.sqlite_store import SqliteStore
 
@@ -67,7 +67,7 @@ def create_app(
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
     app.state.lifecycle = context.lifecycle
     app.state.responses = context.api.responses
-    for part in (generation, responses, messages, models, text, health, service):
+    for part in (generation, responses, messages, models, text, health, nim, service):
         app.include_router(part.router(context))
     openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
     app.add_middleware(RequestContext, metrics=metrics)

@@ -12,7 +12,13 @@ from mosso.server.metrics import Metrics
 from mosso.server.record import KEY, RequestRecord, request_id
 
 logger = logging.getLogger("mosso.server")
-_QUIET = ("/health", "/v1/health/live", "/v1/health/ready", "/metrics")  # probes; logged at debug level
+_QUIET = (
+    "/health",
+    "/v1/health/live",
+    "/v1/health/ready",
+    "/metrics",
+    "/v1/metrics",
+)  # probes; logged at debug level
 
 
 class RequestContext:

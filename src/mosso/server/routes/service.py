@@ -35,6 +35,7 @@ def router(context: Context) -> APIRouter:
         return VersionResponse(version=mosso.__version__)
 
     @routes.get("/metrics", operation_id="metrics", response_class=PlainTextResponse)
+    @routes.get("/v1/metrics", operation_id="nimMetrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus metrics."""
         try:
