@@ -6,6 +6,7 @@ from mosso.api.chat import ChatService
 from mosso.api.completions import CompletionService
 from mosso.api.messages import MessagesService
 from mosso.api.observer import NullObserver, Observer
+from mosso.api.ollama import OllamaService
 from mosso.api.responses import ResponsesService
 from mosso.api.responses_store import ResponseStore
 from mosso.api.sealing import Sealer
@@ -33,6 +34,7 @@ class Services:
         observer = observer or NullObserver()
         self.chat = ChatService(source, tokenizer, settings, observer)
         self.messages = MessagesService(self.chat)
+        self.ollama = OllamaService(self.chat)
         self.completions = CompletionService(source, tokenizer, settings, observer)
         self.text = TextService(source, tokenizer, settings, self.chat)
         self.responses = ResponsesService(

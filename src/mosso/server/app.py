@@ -8,6 +8,7 @@ import mosso
 from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
 from mosso.api.completion_schema import Completion, CompletionRequest
 from mosso.api.messages_schema import CountTokensRequest, MessagesEvent, MessagesRequest
+from mosso.api.ollama_schema import OllamaChatRequest
 from mosso.api.responses_schema import ResponseEvent, ResponsesRequest
 from mosso.api.responses_store import ResponseStore
 from mosso.api.sealing import Sealer
@@ -19,7 +20,7 @@ from mosso.server.context import Context
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
 from mosso.server.middleware import RequestContext
-from mosso.server.routes import generation, health, messages, models, nim, responses, service, text
+from mosso.server.routes import generation, health, messages, models, nim, ollama, responses, service, text
 from mosso.server.settings import ServerSettings
 from mosso.server.sqlite_store import SqliteStore
 
@@ -31,6 +32,7 @@ _BODIES = (
     ResponsesRequest,
     CountTokensRequest,
     MessagesRequest,
+    OllamaChatRequest,
 )
 
 
@@ -67,7 +69,7 @@ def create_app(
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
     app.state.lifecycle = context.lifecycle
     app.state.responses = context.api.responses
-    for part in (generation, responses, messages, models, text, health, nim, service):
+    for part in (generation, responses, messages, models, text, health, nim, ollama, service):
         app.include_router(part.router(context))
     openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
     app.add_middleware(RequestContext, metrics=metrics)

@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -41,6 +42,13 @@ def as_mosso_error(error: Exception) -> MossoError:
     return EngineError("The server failed while it worked on the request.")
 
 
+def dialect_error(path: str, status: int, message: str) -> bytes | None:
+    """The error's body where another dialect than OpenAI's is spoken."""
+    if is_messages_path(path):
+        return anthropic_error(status, message)
+    return to_json({"error": message}) if path.startswith("/api/") else None
+
+
 def error_response(error: MossoError, path: str) -> Response:
     """In the shape of the dialect that is spoken at `path`."""
     headers = {}
@@ -49,7 +57,7 @@ def error_response(error: MossoError, path: str) -> Response:
     elif isinstance(error, UnavailableError):
         headers["retry-after"] = "1"
     status = status_of(error)
-    body = anthropic_error(status, error.message) if is_messages_path(path) else error_json(error)
+    body = dialect_error(path, status, error.message) or error_json(error)
     return Response(body, status, headers, media_type="application/json")
 
 
@@ -64,8 +72,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     message = f"{phrase}: {request.method} {request.url.path}"
-    if is_messages_path(request.url.path):
-        body = anthropic_error(error.status_code, message)
+    body = dialect_error(request.url.path, error.status_code, message)
+    if body is not None:
         return Response(body, error.status_code, error.headers, media_type="application/json")
     detail = ErrorDetail(
         message=message, type=type_of(error.status_code), code=phrase.lower().replace(" ", "_")

@@ -24,7 +24,6 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 SEND_SECONDS = 60.0  # that one write may wait for the client to read
 _HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # reverse proxies must not hold events back
 )
@@ -62,11 +61,12 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a dialect writes its events: a batch of JSON payloads, a failure, and the end of a whole stream."""
+    """How a dialect writes its stream: a batch of JSON payloads, a failure, and the end of a whole one."""
 
     batch: Callable[[Sequence[bytes]], bytes]
     failure: Callable[[MossoError], bytes]
     end: bytes
+    media_type: bytes = b"text/event-stream; charset=utf-8"
 
 
 def framed(batch: Sequence[bytes]) -> bytes:
@@ -99,8 +99,9 @@ class EventStream(Response):
         self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", self._framing.media_type), *_HEADERS]
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             await while_connected(receive, self._pump(scope, send))
         except ClientGone:
             record_of(scope).gone = True
