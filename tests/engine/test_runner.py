@@ -171,8 +171,10 @@ def test_a_large_model_grows_only_when_asked():
 
 
 def test_close_ends_the_worker(bench, request_of):
+    others = set(threading.enumerate())  # runners of earlier tests may not have been collected yet
     engine = bench()
     engine.run([request_of("a", [1])])
-    assert any(thread.name.startswith("steps") for thread in threading.enumerate())
+    workers = {thread for thread in threading.enumerate() if thread.name.startswith("steps")} - others
+    assert workers
     engine.runner.close()
-    assert not any(thread.name.startswith("steps") for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in workers)
