@@ -17,12 +17,11 @@ from openai import OpenAI
 
 @dataclass
 class DemoServer:
+    """`client` is shared by the tests and closed with the server."""
+
     process: subprocess.Popen[str]
     url: str
-
-    @property
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+    client: OpenAI
 
     def held_blocks(self) -> float:
         """KV blocks that requests hold now, as /metrics says."""
@@ -47,7 +46,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
         assert found, f"the server said {line!r} and {log.read_text()}"
-        yield DemoServer(process, found.group().rstrip("/"))
+        url = found.group().rstrip("/")
+        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+            yield DemoServer(process, url, client)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         process.stdout.close()
