@@ -15,7 +15,9 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="module", autouse=True)
 def _garbage_is_told_where_it_was_made() -> Iterator[None]:
-    """What a module left open warns when it is collected, and a warning fails the test that runs then: collect
-    here, so that the warning never meets a later module's test."""
+    """What a module left open warns when it is collected, and a warning fails the test that runs then.
+
+    Collected here it cannot meet a later module's test.
+    """
     yield
     gc.collect()
