@@ -94,6 +94,30 @@ def test_null_means_not_given():
     assert not parsed.stream
 
 
+def test_a_whole_number_may_be_written_with_a_point():
+    body = {"messages": [USER], "max_tokens": 2.0, "stop_token_ids": [3.0, 4], "logit_bias": {"5": 1.0}}
+    request = parse_request(ChatRequest, json.dumps(body).encode())
+    assert (request.max_tokens, request.stop_token_ids) == (2, [3, 4])
+    assert refusal({"messages": [USER], "max_tokens": 2.5}).param == "max_tokens"
+    wrong = refusal({"messages": [USER], "n": 1.0, "max_tokens": -2.0})
+    assert "greater than or equal to 1" in wrong.message
+
+
+@pytest.mark.parametrize("value", [0, 0.0, True])
+def test_a_switch_that_is_off_takes_false_alone(value):
+    assert refusal({"messages": [USER], "store": value}).param == "store"
+
+
+def test_the_schema_says_which_fields_may_be_null():
+    schema = ChatRequest.model_json_schema()
+    assert schema["properties"]["n"] == {
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": 128}, {"type": "null"}],
+        "default": 1,
+        "title": "N",
+    }
+    assert "anyOf" not in schema["properties"]["messages"]
+
+
 def test_numbers_that_overflow_are_refused():
     with pytest.raises(RequestError) as caught:
         parse_request(ChatRequest, b'{"messages":[{"role":"user","content":"x"}],"temperature":1e999}')

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
 from mosso.api.usage import Usage
-from mosso.api.wire import WireModel
+from mosso.api.wire import Off, WireModel
 
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -144,7 +144,7 @@ class ChatRequest(SamplingFields):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     modalities: list[Literal["text"]] | None = Field(None, min_length=1)
-    store: Literal[False] | None = None
+    store: Off | None = None
     service_tier: Literal["auto", "default"] | None = None
     # Accepted and without effect here, as documented: they serve OpenAI's own dashboards, abuse checks and
     # cache routing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from mosso.api.chat_schema import Tool
 from mosso.api.sampling import StopText
@@ -63,3 +63,9 @@ class OllamaChatRequest(WireRequest):
     format: Literal["json", ""] | dict[str, Any] | None = None
     options: OllamaOptions | None = None
     keep_alive: float | str | None = None  # no effect: the model stays loaded
+
+
+class OllamaError(BaseModel):
+    """What went wrong, as this dialect says it: also the last line of a stream that fails midway."""
+
+    error: str

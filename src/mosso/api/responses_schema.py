@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from mosso.api.chat_schema import Metadata
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
-from mosso.api.wire import WireModel, WireRequest
+from mosso.api.wire import Off, WireModel, WireRequest
 
 Status = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -159,7 +159,7 @@ class TextOptions(WireModel):
 
 
 class ResponsesStreamOptions(WireModel):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class ResponsesRequest(WireRequest):

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field
 
 from mosso.api.settings import SamplingDefaults
-from mosso.api.wire import WireRequest
+from mosso.api.wire import WireModel, WireRequest
 from mosso.core.constraints import TurnConstraint
 from mosso.core.errors import RequestError, UnsupportedError
 from mosso.core.requests import Request, SamplingParams
@@ -22,7 +22,7 @@ _SEED_STEP = 0x9E3779B97F4A7C15  # the golden ratio's bits: neighbouring choices
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class StreamOptions(WireRequest):
+class StreamOptions(WireModel):
     include_usage: bool = False
     continuous_usage_stats: bool = False
     include_obfuscation: bool = False

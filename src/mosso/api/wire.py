@@ -7,14 +7,32 @@ and nesting stops at 200 levels: the JSON reader refuses the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_json
 
 from mosso.core.errors import NotFoundError, RequestError, UnsupportedError
 
 M = TypeVar("M", bound="WireRequest")
+_NULL = {"type": "null"}
+
+
+def _off(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("literal_error", "input should be false", {"expected": "false"})
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"type": "boolean", "const": False})]
+"""A switch of the dialect that cannot be on here. Not a Literal[False], which also takes 0."""
 
 
 class WireModel(BaseModel):
@@ -27,6 +45,19 @@ class WireRequest(WireModel):
     """A whole request body. `refused` are fields of the dialect that mosso does not have, with the reason."""
 
     refused: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """A field that may be left out may also be null, see parse_request."""
+        made = handler(schema)
+        whole = handler.resolve_ref_schema(made)
+        for name, field in whole.get("properties", {}).items():
+            if name not in whole.get("required", ()) and _NULL not in field.get("anyOf", ()):
+                about = {key: field.pop(key) for key in ("title", "default") if key in field}
+                whole["properties"][name] = {"anyOf": [dict(field), _NULL], **about}
+        return made
 
 
 def read_json(body: bytes) -> dict[str, Any]:
@@ -47,9 +78,33 @@ def parse_request(kind: type[M], body: bytes) -> M:
         if name in kind.refused:
             raise UnsupportedError(f"{name} is not supported: {kind.refused[name]}", param=name)
     try:
-        return kind.model_validate(data)
+        return _validated(kind, data)
     except ValidationError as error:
         raise as_request_error(error, data) from None
+
+
+def _validated(kind: type[M], data: dict[str, Any]) -> M:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        if not _made_whole(error, data):
+            raise
+    return kind.model_validate(data)
+
+
+def _made_whole(error: ValidationError, data: Any) -> bool:
+    """Whether numbers such as 2.0 were refused as integers; JSON does not tell them apart: they are 2 now."""
+    found = False
+    for item in error.errors(include_url=False):
+        number = item["input"]
+        if item["type"] == "int_type" and isinstance(number, float) and number.is_integer():
+            *way, last = client_path(item["loc"], data, missing=False)
+            owner = data
+            for step in way:
+                owner = owner[step]
+            owner[last] = int(number)
+            found = True
+    return found
 
 
 def check_model(name: str | None, served: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from mosso.api.text import DetokenizeRequest, TokenizeRequest
 from mosso.core.source import TokenSource
 from mosso.server import faults, openapi
 from mosso.server.context import Context
+from mosso.server.head import HeadAsGet
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
 from mosso.server.middleware import RequestContext
@@ -72,6 +73,7 @@ def create_app(
     for part in (generation, responses, messages, models, text, health, nim, ollama, service):
         app.include_router(part.router(context))
     openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, metrics=metrics)
     faults.install(app)
     return app

@@ -8,14 +8,14 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from mosso.api.errors import ErrorDetail, ErrorResponse, error_json, status_of, type_of
-from mosso.api.messages import anthropic_error, is_messages_path
 from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError, UnavailableError
+from mosso.server.dialects import dialect_error
 from mosso.server.record import record_of
 
 CLIENT_GONE = 499  # nginx's number; nobody is left to read it, the log is
@@ -42,13 +42,6 @@ def as_mosso_error(error: Exception) -> MossoError:
     return EngineError("The server failed while it worked on the request.")
 
 
-def dialect_error(path: str, status: int, message: str) -> bytes | None:
-    """The error's body where another dialect than OpenAI's is spoken."""
-    if is_messages_path(path):
-        return anthropic_error(status, message)
-    return to_json({"error": message}) if path.startswith("/api/") else None
-
-
 def error_response(error: MossoError, path: str) -> Response:
     """In the shape of the dialect that is spoken at `path`."""
     headers = {}
@@ -71,19 +64,32 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """What the framework itself refuses: unknown paths, wrong methods."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
+    headers = {}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(_methods(request))
     message = f"{phrase}: {request.method} {request.url.path}"
     body = dialect_error(request.url.path, error.status_code, message)
     if body is not None:
-        return Response(body, error.status_code, error.headers, media_type="application/json")
+        return Response(body, error.status_code, headers, media_type="application/json")
     detail = ErrorDetail(
         message=message, type=type_of(error.status_code), code=phrase.lower().replace(" ", "_")
     )
     return Response(
         ErrorResponse(error=detail).model_dump_json(),
         error.status_code,
-        error.headers,
+        headers,
         media_type="application/json",
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be asked of this path: the framework's own answer knows one route, a path may have several."""
+
+    def known(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in ("DELETE", "GET", "PATCH", "POST", "PUT") if known(method)]
 
 
 async def _wrong_parameter(request: Request, error: Exception) -> Response:

@@ -1,7 +1,12 @@
-"""How routes that read their own body describe themselves in the OpenAPI document."""
+"""How routes that read their own body describe themselves in the OpenAPI document, and what holds for all.
+
+What is true of every route is said here, once, when the document is made: a wrong parameter is a 400 (the
+framework would say 422), and an error has the shape of the dialect that is spoken at its path.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 import mosso
 from mosso.api.errors import ErrorResponse
+from mosso.server.dialects import ERROR_MODELS, error_model
 
 _REF = "#/components/schemas/{model}"
 _MEANING = {
@@ -22,6 +28,7 @@ _MEANING = {
     503: "Starting, draining, or the engine is gone.",
 }
 GENERATING = (400, 404, 413, 429, 500, 503)
+_UNUSED = ("HTTPValidationError", "ValidationError")  # the framework's own 422
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -31,14 +38,33 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def reads(kind: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route whose body is a `kind`."""
-    schema = {"$ref": _REF.format(model=kind.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}}
 
 
-def streams(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """The 200 of a route that answers whole or as server-sent events."""
-    event = {"schema": {"$ref": _REF.format(model=chunk.__name__)}}
-    return {200: {"model": whole, "description": "The answer.", "content": {"text/event-stream": event}}}
+def streams(
+    whole: type[BaseModel], chunk: type[BaseModel], *failures: type[BaseModel], end: str | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The 200 of a route that answers whole or as server-sent events: chunks, or a failure midway.
+
+    `end` is the last event's data where that is not JSON.
+    """
+    payloads = {"anyOf": [_ref(kind) for kind in (chunk, *failures)]}
+    data: dict[str, Any] = {"contentMediaType": "application/json", "contentSchema": payloads}
+    if end is not None:
+        data = {"anyOf": [{"const": end}, data]}
+    event = {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"event": {"type": "string"}, "data": {"type": "string", **data}},
+    }
+    content = {"text/event-stream": {"itemSchema": event}}
+    return {200: {"model": whole, "description": "The answer.", "content": content}}
+
+
+def lines(whole: type[BaseModel], *each: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """The 200 of a route that answers whole or as one JSON object a line."""
+    content = {"application/x-ndjson": {"itemSchema": {"anyOf": [_ref(kind) for kind in each]}}}
+    return {200: {"model": whole, "description": "The answer.", "content": content}}
 
 
 def install(app: FastAPI, *kinds: type[BaseModel]) -> None:
@@ -52,9 +78,36 @@ def install(app: FastAPI, *kinds: type[BaseModel]) -> None:
                 summary="gpt-oss behind OpenAI's API",
                 routes=app.routes,
             )
-            _, more = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_REF)
-            made.setdefault("components", {}).setdefault("schemas", {}).update(more["$defs"])
+            schemas = made.setdefault("components", {}).setdefault("schemas", {})
+            _, more = models_json_schema(
+                [(kind, "validation") for kind in (*kinds, *ERROR_MODELS)], ref_template=_REF
+            )
+            schemas.update(more["$defs"])
+            for path, operation in _operations(made):
+                _own_errors(path, operation["responses"])
+            for name in _UNUSED:
+                schemas.pop(name, None)
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _ref(kind: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": _REF.format(model=kind.__name__)}
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            yield path, operation
+
+
+def _own_errors(path: str, responses: dict[str, Any]) -> None:
+    schema = {"schema": _ref(error_model(path))}
+    if responses.pop("422", None) is not None:
+        responses.setdefault("400", {"description": _MEANING[400], "content": {"application/json": schema}})
+    for answer in responses.values():
+        content = answer.get("content", {}).get("application/json", {})
+        if content.get("schema") == _ref(ErrorResponse):
+            content.update(schema)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from mosso.api.chat_schema import ChatCompletion, ChatCompletionChunk, ChatRequest
 from mosso.api.completion_schema import Completion, CompletionRequest
+from mosso.api.errors import ErrorResponse
 from mosso.server.context import Context, answer, event_stream
 from mosso.server.openapi import GENERATING, errors, reads, streams
 from mosso.server.record import record_of
@@ -20,7 +21,8 @@ def router(context: Context) -> APIRouter:
         "/v1/chat/completions",
         operation_id="createChatCompletion",
         openapi_extra=reads(ChatRequest),
-        responses=streams(ChatCompletion, ChatCompletionChunk) | errors(*GENERATING),
+        responses=streams(ChatCompletion, ChatCompletionChunk, ErrorResponse, end="[DONE]")
+        | errors(*GENERATING),
     )
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
@@ -36,7 +38,7 @@ def router(context: Context) -> APIRouter:
         "/v1/completions",
         operation_id="createCompletion",
         openapi_extra=reads(CompletionRequest),
-        responses=streams(Completion, Completion) | errors(*GENERATING),
+        responses=streams(Completion, Completion, ErrorResponse, end="[DONE]") | errors(*GENERATING),
     )
     async def completions(request: Request) -> Response:
         """Continue raw text or token ids."""

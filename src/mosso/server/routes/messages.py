@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
@@ -13,7 +12,6 @@ from mosso.api.messages import anthropic_error
 from mosso.api.messages_schema import (
     CountTokensRequest,
     MessageObject,
-    MessagesError,
     MessagesEvent,
     MessagesRequest,
     TokenCount,
@@ -36,15 +34,12 @@ FRAMING = Framing(batch=framed, failure=_failure, end=b"")
 def router(context: Context) -> APIRouter:
     routes = APIRouter(tags=["messages"])
     service = context.api.messages
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: declared | {"model": MessagesError} for status, declared in errors(*GENERATING).items()
-    }
 
     @routes.post(
         "/v1/messages",
         operation_id="createMessage",
         openapi_extra=reads(MessagesRequest),
-        responses=streams(MessageObject, MessagesEvent) | refusals,
+        responses=streams(MessageObject, MessagesEvent) | errors(*GENERATING),
     )
     async def create(request: Request) -> Response:
         """Answer a conversation, in Anthropic's dialect."""
@@ -60,7 +55,7 @@ def router(context: Context) -> APIRouter:
         "/v1/messages/count_tokens",
         operation_id="countMessageTokens",
         openapi_extra=reads(CountTokensRequest),
-        responses={200: {"model": TokenCount}, **refusals},
+        responses=errors(*GENERATING) | {200: {"model": TokenCount}},
     )
     async def count_tokens(request: Request) -> Response:
         """How many tokens the prompt takes."""
