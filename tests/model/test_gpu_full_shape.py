@@ -71,6 +71,18 @@ def weights() -> GpuWeights:
     )
 
 
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory is NaN: what a kernel leaves unwritten is seen wherever it is read."""
+    empty = torch.empty
+
+    def filled(*shape: Any, **options: Any) -> torch.Tensor:
+        made = empty(*shape, **options)
+        return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "empty", filled)
+
+
 def beside_twins() -> GpuOperations:
     """TRITON, with each result checked against the twin's on copies of the same inputs."""
 
@@ -89,7 +101,29 @@ def beside_twins() -> GpuOperations:
 
         return run
 
-    return replace(TRITON, **{name: checked(name) for name in CHECKED})
+    return replace(TRITON, route=checked_route, **{name: checked(name) for name in CHECKED})
+
+
+def checked_route(
+    x: torch.Tensor, router: torch.Tensor, bias: torch.Tensor, top_k: int, *rest: Any, **options: Any
+) -> Any:
+    """Every pair is in the list of its expert, once; no chosen logit is far below one not chosen."""
+    got = TRITON.route(x, router, bias, top_k, *rest, **options)
+    tokens, experts = len(x), len(router)
+    shape = f"route of {tokens} tokens"
+    logits = got.normed.float() @ router.float().T + bias.float()
+    assert torch.isfinite(logits).all(), f"{shape}: normed is not finite"
+    assert ((got.chosen >= 0) & (got.chosen < experts)).all(), f"{shape}: chosen experts that are none"
+    worst = logits.gather(1, got.chosen.long()).amin(1)
+    assert (worst >= logits.topk(top_k).values[:, -1] - 1e-2).all(), f"{shape}: not the best experts"
+    assert torch.allclose(got.shares.sum(1), torch.ones(tokens, device=x.device), atol=1e-4), (
+        f"{shape}: shares"
+    )
+    pairs = got.chosen.flatten()
+    for expert, count in enumerate(got.counts.tolist()):
+        listed, meant = got.lists[expert, :count].sort().values.long(), torch.where(pairs == expert)[0]
+        assert torch.equal(listed, meant), f"{shape}: expert {expert} lists {count} pairs, meant {len(meant)}"
+    return got
 
 
 def compare(name: str, got: torch.Tensor, want: torch.Tensor) -> None:
@@ -102,6 +136,7 @@ def compare(name: str, got: torch.Tensor, want: torch.Tensor) -> None:
     assert error < LIMIT, f"{name} {tuple(got.shape)}: relative RMS {error:.2e}"
 
 
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(
     ("length", "chunk"),
     [(129, 8192), (4097, 8192), (8192, 8192), (12_000, 4096), (20_000, 8192), (16_384, 16_384)],
