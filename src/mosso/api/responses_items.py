@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from mosso.api.responses_schema import (
+    TYPED_ITEM,
     FunctionCallItem,
     FunctionCallOutputItem,
     FunctionTool,
@@ -24,7 +25,6 @@ from mosso.api.responses_schema import (
     ReasoningItem,
     Refusal,
     ResponsesRequest,
-    TypedItem,
 )
 from mosso.api.responses_structure import shown_formats
 from mosso.api.thoughts import Thoughts
@@ -42,7 +42,6 @@ _PREFIX = {
     "function_call_output": "fco",
     "reasoning": "rs",
 }
-_TYPED: TypeAdapter[Item] = TypeAdapter(TypedItem)
 
 
 def new_id(prefix: str) -> str:
@@ -59,13 +58,14 @@ def read_items(given: str | Sequence[Any]) -> list[Item]:
 
 
 def _read_item(raw: Any, position: int) -> Item:
-    data = raw
-    if isinstance(raw, dict):
-        data = {name: value for name, value in raw.items() if value is not None}
-        if "type" not in data and "role" in data:
-            data["type"] = "message"
+    if not isinstance(raw, dict):
+        where = f"input[{position}]"
+        raise RequestError(f"{where}: an item is a JSON object.", param=where, code="invalid_type")
+    data = {name: value for name, value in raw.items() if value is not None}
+    if "type" not in data and "role" in data:
+        data["type"] = "message"
     try:
-        item = _TYPED.validate_python(data)
+        item: Item = TYPED_ITEM.validate_python(data)
     except ValidationError as error:
         raise _placed(as_request_error(error, data), f"input[{position}]") from None
     _check_parts(item, f"input[{position}].content")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from mosso.api.chat_schema import Metadata
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
-from mosso.api.wire import Off, WireModel, WireRequest
+from mosso.api.wire import Off, SchemaOf, Sparse, WireModel, WireRequest
 
 Status = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -38,7 +38,7 @@ class Refusal(WireModel):
 ContentPart = Annotated[InputText | OutputText | Refusal, Field(discriminator="type")]
 
 
-class MessageItem(WireModel):
+class MessageItem(Sparse):
     """What a person, a developer or the model said."""
 
     type: Literal["message"] = "message"
@@ -49,7 +49,7 @@ class MessageItem(WireModel):
     phase: Literal["commentary", "final_answer"] | None = None
 
 
-class FunctionCallItem(WireModel):
+class FunctionCallItem(Sparse):
     """The model called a function."""
 
     type: Literal["function_call"]
@@ -64,7 +64,7 @@ class FunctionCallItem(WireModel):
     parsed_arguments: Any = None  # the SDK's own addition
 
 
-class FunctionCallOutputItem(WireModel):
+class FunctionCallOutputItem(Sparse):
     """What the function gave."""
 
     type: Literal["function_call_output"]
@@ -84,7 +84,7 @@ class ReasoningText(WireModel):
     text: str
 
 
-class ReasoningItem(WireModel):
+class ReasoningItem(Sparse):
     """The model's thinking. Sealed content, where there is some, wins over what stands beside it."""
 
     type: Literal["reasoning"]
@@ -98,6 +98,7 @@ class ReasoningItem(WireModel):
 TypedItem = Annotated[
     MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem, Field(discriminator="type")
 ]
+TYPED_ITEM: TypeAdapter[Any] = TypeAdapter(TypedItem)
 Item = MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem
 STORED_ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[TypedItem])
 """Items as the store keeps them: always with their type and their id."""
@@ -172,7 +173,9 @@ class ResponsesRequest(WireRequest):
         "moderation": "nothing here moderates.",
     }
 
-    input: str | list[Any]  # the items are read by responses_items.read_items
+    input: (
+        str | list[Annotated[Any, SchemaOf(TYPED_ITEM)]]
+    )  # the items are read by responses_items.read_items
     model: str | None = None
     instructions: str | None = None
     previous_response_id: ItemId | None = None
@@ -197,6 +200,7 @@ class ResponsesRequest(WireRequest):
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     priority: int = Field(0, ge=-(2**31), lt=2**31)
+    cache_salt: str = Field("", max_length=256)
     service_tier: Literal["auto", "default"] | None = None
     # Accepted and without effect here, as documented: they serve OpenAI's own dashboards, abuse checks and
     # cache routing.
@@ -222,7 +226,7 @@ class ResponsesRequest(WireRequest):
 
     @property
     def sampling(self) -> SamplingFields:
-        shared = {"temperature", "top_p", "top_k", "min_p", "seed", "priority"}
+        shared = {"temperature", "top_p", "top_k", "min_p", "seed", "priority", "cache_salt"}
         return SamplingFields.model_validate(self.model_dump(include=shared))
 
 

@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     GetJsonSchemaHandler,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
 )
@@ -41,16 +42,13 @@ class WireModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class WireRequest(WireModel):
-    """A whole request body. `refused` are fields of the dialect that mosso does not have, with the reason."""
-
-    refused: ClassVar[Mapping[str, str]] = {}
+class Sparse(WireModel):
+    """A part whose reader drops nulls: fields that may be left out may be null, and the schema says so."""
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """A field that may be left out may also be null, see parse_request."""
         made = handler(schema)
         whole = handler.resolve_ref_schema(made)
         for name, field in whole.get("properties", {}).items():
@@ -58,6 +56,24 @@ class WireRequest(WireModel):
                 about = {key: field.pop(key) for key in ("title", "default") if key in field}
                 whole["properties"][name] = {"anyOf": [dict(field), _NULL], **about}
         return made
+
+
+class WireRequest(Sparse):
+    """A whole request body. `refused` are fields of the dialect that mosso does not have, with the reason."""
+
+    refused: ClassVar[Mapping[str, str]] = {}
+
+
+class SchemaOf:
+    """Annotates a value that is read later, with `adapter`: the document already says what that reads."""
+
+    def __init__(self, adapter: TypeAdapter[Any]) -> None:
+        self._adapter = adapter
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(self._adapter.core_schema)
 
 
 def read_json(body: bytes) -> dict[str, Any]:
