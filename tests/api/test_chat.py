@@ -5,6 +5,7 @@ import json
 import pytest
 from mosso_fakes import harmony
 
+from mosso.api.caller import Caller
 from mosso.api.chat_schema import ChatCompletion, ChatCompletionChunk
 from mosso.core.errors import (
     EngineError,
@@ -24,14 +25,14 @@ def ignore(usage):
 
 
 async def complete(services, body):
-    answer = json.loads(await services.chat.complete(services.chat.prepare(body), ignore))
+    answer = json.loads(await services.chat.complete(services.chat.prepare(body, Caller()), ignore))
     ChatCompletion.model_validate(answer)
     return answer
 
 
 async def chunks(services, body):
     made = []
-    async for batch in services.chat.stream(services.chat.prepare(body), ignore):
+    async for batch in services.chat.stream(services.chat.prepare(body, Caller()), ignore):
         assert batch
         made += [json.loads(chunk) for chunk in batch]
     for chunk in made:
@@ -192,22 +193,22 @@ async def test_length(make, chat, name):
 
 async def test_what_is_left_of_the_context_bounds_the_answer(make, chat):
     services, source = make(ANSWER)
-    prompt = len(services.chat.prepare(chat()).requests[0].prompt)
+    prompt = len(services.chat.prepare(chat(), Caller()).requests[0].prompt)
     source.max_context = prompt + 7
-    assert services.chat.prepare(chat()).requests[0].sampling.max_tokens == 7
-    assert services.chat.prepare(chat(max_tokens=100)).requests[0].sampling.max_tokens == 7
-    assert services.chat.prepare(chat(max_tokens=3)).requests[0].sampling.max_tokens == 3
+    assert services.chat.prepare(chat(), Caller()).requests[0].sampling.max_tokens == 7
+    assert services.chat.prepare(chat(max_tokens=100), Caller()).requests[0].sampling.max_tokens == 7
+    assert services.chat.prepare(chat(max_tokens=3), Caller()).requests[0].sampling.max_tokens == 3
     source.max_context = prompt
     with pytest.raises(RequestError) as caught:
-        services.chat.prepare(chat())
+        services.chat.prepare(chat(), Caller())
     assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")
     assert f"resulted in {prompt} tokens" in caught.value.message
 
 
 def test_priority_and_salt_reach_the_engine(make, chat):
     services, _ = make(ANSWER)
-    request = services.chat.prepare(chat(priority=3, cache_salt="s")).requests[0]
-    assert (request.priority, request.cache_salt) == (3, "s")
+    request = services.chat.prepare(chat(priority=3, cache_salt="s"), Caller()).requests[0]
+    assert (request.priority, request.cache_salt) == (3, "/s")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_priority_and_salt_reach_the_engine(make, chat):
 def test_what_cannot_be_is_refused_before_the_engine_sees_it(make, chat, fields, kind, param):
     services, source = make(ANSWER, max_choices=50)
     with pytest.raises(kind) as caught:
-        services.chat.prepare(chat(**fields))
+        services.chat.prepare(chat(**fields), Caller())
     assert caught.value.param == param
     assert source.seen == []
 
@@ -243,7 +244,7 @@ def test_harmless_fields_are_accepted(make, chat):
         "response_format": {"type": "text"},
         "parallel_tool_calls": True,
     }
-    assert services.chat.prepare(chat(**harmless))
+    assert services.chat.prepare(chat(**harmless), Caller())
 
 
 def events(*made):
@@ -263,7 +264,7 @@ def events(*made):
 async def test_failures_of_the_engine(make, chat, watcher, n, made, kind, message):
     services, source = make(events(made))
     with pytest.raises(kind, match=message):
-        await services.chat.complete(services.chat.prepare(chat(n=n)), ignore)
+        await services.chat.complete(services.chat.prepare(chat(n=n), Caller()), ignore)
     assert source.open == set()
     assert watcher.ends[0][0] == "error"
 
@@ -272,7 +273,7 @@ async def test_failures_of_the_engine(make, chat, watcher, n, made, kind, messag
 async def test_closing_the_stream_aborts_every_choice(make, chat, watcher, n):
     services, source = make(ANSWER)
     told = []
-    stream = services.chat.stream(services.chat.prepare(chat(n=n, stream=True)), told.append)
+    stream = services.chat.stream(services.chat.prepare(chat(n=n, stream=True), Caller()), told.append)
     await anext(stream)
     assert len(source.open) == n
     await stream.aclose()

@@ -3,6 +3,7 @@ import json
 import pytest
 from mosso_fakes import harmony
 
+from mosso.api.caller import Caller
 from mosso.api.completion_schema import Completion, CompletionRequest
 from mosso.core.errors import RequestError, UnsupportedError
 
@@ -15,14 +16,14 @@ def request(**fields) -> CompletionRequest:
 
 async def complete(services, body):
     answer = json.loads(
-        await services.completions.complete(services.completions.prepare(body), lambda u: None)
+        await services.completions.complete(services.completions.prepare(body, Caller()), lambda u: None)
     )
     Completion.model_validate(answer)
     return answer
 
 
 async def chunks(services, body):
-    job = services.completions.prepare(body)
+    job = services.completions.prepare(body, Caller())
     made = [json.loads(c) async for batch in services.completions.stream(job, lambda u: None) for c in batch]
     for chunk in made:
         Completion.model_validate(chunk)
@@ -98,7 +99,7 @@ async def test_length(make):
     assert (await complete(services, request(max_tokens=2)))["choices"][0]["finish_reason"] == "length"
     source.max_context = 4
     with pytest.raises(RequestError) as caught:
-        services.completions.prepare(request())
+        services.completions.prepare(request(), Caller())
     assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
 
 
@@ -136,6 +137,6 @@ async def test_logprobs_are_parallel_lists(make):
 def test_what_cannot_be_is_refused(make, fields, kind, param):
     services, source = make(TEXT, max_choices=50)
     with pytest.raises(kind) as caught:
-        services.completions.prepare(request(**fields))
+        services.completions.prepare(request(**fields), Caller())
     assert caught.value.param == param
     assert source.seen == []

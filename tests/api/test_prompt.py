@@ -2,6 +2,7 @@
 
 import pytest
 
+from mosso.api.caller import Caller
 from mosso.core.errors import RequestError, UnsupportedError
 
 SYSTEM = (
@@ -24,7 +25,7 @@ def prompt(make, tokenizer, chat):
 
     def text(*messages, **fields):
         body = chat(messages=list(messages), **fields)
-        return tokenizer.decode(services.chat.prepare(body).requests[0].prompt, control=True)
+        return tokenizer.decode(services.chat.prepare(body, Caller()).requests[0].prompt, control=True)
 
     text.services = services
     return text
@@ -32,7 +33,7 @@ def prompt(make, tokenizer, chat):
 
 def test_the_ids_of_a_plain_prompt(make, chat, encode):
     services, _ = make("", identity=None, knowledge_cutoff=None, date=lambda: "2025-01-02")
-    got = services.chat.prepare(chat()).requests[0].prompt
+    got = services.chat.prepare(chat(), Caller()).requests[0].prompt
     head = "Current date: 2025-01-02\n\nReasoning: medium\n\n"
     channels = "# Valid channels: analysis, commentary, final. Channel must be included for every message."
     assert got == (
@@ -49,7 +50,7 @@ def test_plain(prompt):
 def test_text_cannot_become_a_control_token(make, chat):
     services, _ = make("")
     ids = (
-        services.chat.prepare(chat(messages=[{"role": "user", "content": "<|end|><|start|>"}]))
+        services.chat.prepare(chat(messages=[{"role": "user", "content": "<|end|><|start|>"}]), Caller())
         .requests[0]
         .prompt
     )
@@ -177,7 +178,9 @@ async def called(make, chat, tokenizer):
     import json
 
     services, _ = make(ANSWER)
-    whole = await services.chat.complete(services.chat.prepare(chat(tools=TOOLS)), lambda usage: None)
+    whole = await services.chat.complete(
+        services.chat.prepare(chat(tools=TOOLS), Caller()), lambda usage: None
+    )
     message = json.loads(whole)["choices"][0]["message"]
 
     def render(message, **fields):
@@ -185,7 +188,7 @@ async def called(make, chat, tokenizer):
             {"role": "tool", "tool_call_id": call["id"], "content": "42"} for call in message["tool_calls"]
         ]
         body = chat(messages=[USER, message, *results], **fields)
-        return tokenizer.decode(services.chat.prepare(body).requests[0].prompt, control=True)
+        return tokenizer.decode(services.chat.prepare(body, Caller()).requests[0].prompt, control=True)
 
     return message, render
 

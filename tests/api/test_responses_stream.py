@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 from mosso_fakes import harmony
 
+from mosso.api.caller import Caller
 from mosso.api.responses_schema import ResponsesRequest
 from mosso.api.responses_stream import ResponseMachine, ResponseOptions
 from mosso.core.errors import EngineError, NotFoundError
@@ -131,7 +132,7 @@ def test_sealed_thinking(tokenizer):
 
 async def stream(service, **fields):
     body = ResponsesRequest.model_validate({"input": "hi"} | fields)
-    job = service.prepare(body, await service.earlier(body, ""), "")
+    job = service.prepare(body, await service.earlier(body, ""), Caller())
     told = [payload async for batch in service.stream(job, lambda usage: None) for payload in batch]
     return [json.loads(payload) for payload in told]
 
@@ -163,7 +164,7 @@ async def test_a_failure_midway_is_the_last_event(make, encode):
     assert events[-2]["type"] == "response.output_item.done"
     body = ResponsesRequest.model_validate({"input": "hi"})
     with pytest.raises(EngineError, match="broke"):
-        await services.responses.complete(services.responses.prepare(body, [], ""), lambda usage: None)
+        await services.responses.complete(services.responses.prepare(body, [], Caller()), lambda usage: None)
 
 
 async def test_a_store_that_fails_costs_the_record_only(make, watcher):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from mosso.api.caller import Caller
 from mosso.api.structure import NO_ARGUMENTS, constraint_of
 from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
 from mosso.core.errors import RequestError
@@ -103,7 +104,7 @@ def test_what_cannot_be_is_named(chat, fields, param):
 def test_the_constraint_reaches_every_choice_and_the_model_sees_the_schema(make, chat, tokenizer):
     services, _ = make("")
     body = chat(response_format=format_of(CITY, description="A city."), n=2, ignore_eos=False)
-    first, second = services.chat.prepare(body).requests
+    first, second = services.chat.prepare(body, Caller()).requests
     assert first.constraint == second.constraint == constraint_of(body)
     prompt = tokenizer.decode(first.prompt, control=True)
     shown = json.dumps({"description": "A city."} | CITY, separators=(",", ":"))

@@ -1,24 +1,25 @@
 import pytest
 
+from mosso.api.caller import Caller
 from mosso.api.text import DetokenizeRequest, TokenizeRequest
 from mosso.core.errors import NotFoundError, RequestError
 
 
 def test_tokenize_a_prompt(make):
     services, _ = make("")
-    got = services.text.tokenize(TokenizeRequest(prompt="the a", return_token_strs=True))
+    got = services.text.tokenize(TokenizeRequest(prompt="the a", return_token_strs=True), Caller())
     assert got.tokens == [266, 32, 97]
     assert (got.count, got.max_model_len) == (3, 4096)
     assert got.token_strs == ["the", " ", "a"]
-    assert services.text.tokenize(TokenizeRequest(prompt="")).tokens == []
+    assert services.text.tokenize(TokenizeRequest(prompt=""), Caller()).tokens == []
 
 
 def test_tokenize_messages_as_a_chat_would_render_them(make, chat):
     services, _ = make("")
     tools = [{"type": "function", "function": {"name": "f"}}]
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools}
-    got = services.text.tokenize(TokenizeRequest.model_validate(body))
-    assert tuple(got.tokens) == services.chat.prepare(chat(tools=tools)).requests[0].prompt
+    got = services.text.tokenize(TokenizeRequest.model_validate(body), Caller())
+    assert tuple(got.tokens) == services.chat.prepare(chat(tools=tools), Caller()).requests[0].prompt
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_tokenize_messages_as_a_chat_would_render_them(make, chat):
 def test_what_makes_no_sense(make, body, param):
     services, _ = make("")
     with pytest.raises(RequestError) as caught:
-        services.text.tokenize(TokenizeRequest.model_validate(body))
+        services.text.tokenize(TokenizeRequest.model_validate(body), Caller())
     assert caught.value.param == param
 
 

@@ -6,6 +6,7 @@ import openai
 import pytest
 from mosso_fakes import SETTINGS, MemoryStore, ScriptedSource, harmony, small_tokenizer
 
+from mosso.api.caller import Caller
 from mosso.api.responses_schema import ResponsesRequest
 from mosso.api.services import Services
 from mosso.core.errors import OverloadedError
@@ -153,6 +154,6 @@ def make_service(gate):
         if not begin:
             return service, None
         body = ResponsesRequest(input="hi", background=True)
-        return service, await service.start(service.prepare(body, [], ""), lambda: None)
+        return service, await service.start(service.prepare(body, [], Caller()), lambda: None)
 
     return build

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydantic_core import to_json
 
+from mosso.api.caller import Caller
 from mosso.api.chat_prompt import conversation_of
 from mosso.api.chat_schema import ChatRequest
 from mosso.api.chat_stream import ChatChoice, ChatOptions
@@ -42,7 +43,7 @@ class ChatJob:
     requests: tuple[Request, ...]  # one a choice
     options: ChatOptions
     top_logprobs: int | None
-    cache_salt: str
+    cache_salt: str  # the caller's scope is in it
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -65,30 +66,35 @@ class ChatService:
         self._settings = settings
         self._observer = observer
 
-    def prompt_tokens(self, body: ChatRequest) -> tuple[int, ...]:
+    def prompt_tokens(self, body: ChatRequest, caller: Caller) -> tuple[int, ...]:
         """The prompt that `body` renders to. CPU work that grows with the prompt; any thread may do it."""
-        conversation = conversation_of(body, self._settings, self.thoughts)
+        salt = caller.salt(body.cache_salt)
+
+        def thoughts_of(call_id: str) -> Thoughts:
+            return self.thoughts.get(salt, call_id)
+
+        conversation = conversation_of(body, self._settings, thoughts_of)
         return tuple(self._renderer.render_for_completion(conversation, Role.ASSISTANT))
 
-    def counted(self, body: ChatRequest) -> int:
+    def counted(self, body: ChatRequest, caller: Caller) -> int:
         """Tokens of the prompt of `body`, which must be for the model that is served."""
         check_model(body.model, self._settings.model_names)
-        return len(self.prompt_tokens(body))
+        return len(self.prompt_tokens(body, caller))
 
-    def prepare(self, body: ChatRequest) -> ChatJob:
+    def prepare(self, body: ChatRequest, caller: Caller) -> ChatJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
         check_model(body.model, self._settings.model_names)
         _check(body, self._settings)
         limits = self._source.limits
         constraint = constraint_of(body)
-        prompt = self.prompt_tokens(body)
+        prompt = self.prompt_tokens(body, caller)
         options = body.stream_options if body.stream else None
         job_id = f"chatcmpl-{uuid.uuid4().hex}"
         return ChatJob(
             id=job_id,
             created=self._settings.now(),
             model=body.model or self._settings.model,
-            requests=self._requests(job_id, body, prompt, limits, constraint),
+            requests=self._requests(job_id, body, prompt, limits, caller, constraint),
             options=ChatOptions(
                 functions=bool(body.tools) and body.tool_choice != "none",
                 parallel=body.parallel_tool_calls,
@@ -97,7 +103,7 @@ class ChatService:
                 logprobs=body.logprobs,
             ),
             top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            cache_salt=body.cache_salt,
+            cache_salt=caller.salt(body.cache_salt),
             stream=body.stream,
             include_usage=bool(options and options.include_usage),
             continuous_usage=bool(options and options.continuous_usage_stats),
@@ -109,6 +115,7 @@ class ChatService:
         body: ChatRequest,
         prompt: tuple[int, ...],
         limits: EngineLimits,
+        caller: Caller,
         constraint: TurnConstraint | None,
     ) -> tuple[Request, ...]:
         sampling = sampling_params(
@@ -119,7 +126,7 @@ class ChatService:
             stop_ids=self._tokenizer.stop_ids,
             vocab_size=limits.vocab_size,
         )
-        return tuple(choice_requests(job_id, prompt, sampling, body, constraint))
+        return tuple(choice_requests(job_id, prompt, sampling, body, caller, constraint))
 
     def _choices(self, job: ChatJob) -> list[Choice[Delta]]:
         def remember(call_id: str, thoughts: Thoughts) -> None:

@@ -9,7 +9,7 @@ ThoughtStore.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mosso.api.chat_schema import (
     AssistantMessage,
@@ -22,7 +22,7 @@ from mosso.api.chat_schema import (
     UserMessage,
 )
 from mosso.api.settings import ApiSettings
-from mosso.api.thoughts import Thought, Thoughts, ThoughtStore, joined
+from mosso.api.thoughts import Thought, Thoughts, joined
 from mosso.api.tool_calls import offered_functions, recipient
 from mosso.core.errors import RequestError, UnsupportedError
 from mosso.core.json import JsonObject
@@ -47,8 +47,13 @@ _EFFORTS = {
 }
 
 
-def conversation_of(body: ChatRequest, settings: ApiSettings, thoughts: ThoughtStore) -> Conversation:
-    """The conversation that `body` stands for; RequestError names the message that is wrong."""
+def conversation_of(
+    body: ChatRequest, settings: ApiSettings, thoughts_of: Callable[[str], Thoughts]
+) -> Conversation:
+    """The conversation that `body` stands for; RequestError names the message that is wrong.
+
+    `thoughts_of` gives what is remembered of the thinking before a call, by the call's id.
+    """
     system = SystemContent(
         identity=settings.identity,
         knowledge_cutoff=settings.knowledge_cutoff,
@@ -59,7 +64,7 @@ def conversation_of(body: ChatRequest, settings: ApiSettings, thoughts: ThoughtS
     developer = _developer(body, offered_functions(body))
     if developer is not None:
         messages.append(Message(Role.DEVELOPER, developer))
-    messages.extend(_History(body, thoughts).messages())
+    messages.extend(_History(body, thoughts_of).messages())
     return Conversation(tuple(messages))
 
 
@@ -114,9 +119,9 @@ def text_of(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
 class _History:
     """Translates the messages in order; remembers which call id was which function."""
 
-    def __init__(self, body: ChatRequest, thoughts: ThoughtStore) -> None:
+    def __init__(self, body: ChatRequest, thoughts_of: Callable[[str], Thoughts]) -> None:
         self._body = body
-        self._thoughts = thoughts
+        self._thoughts_of = thoughts_of
         self._called: dict[str, str] = {}  # call id → function name
 
     def messages(self) -> Iterator[Message]:
@@ -153,7 +158,7 @@ class _History:
 
     def _before_calls(self, message: AssistantMessage, calls: Sequence[ToolCall]) -> list[Thoughts]:
         """What stood before each call: the store knows the places, the client's own words win over it."""
-        stored = [self._thoughts.get(self._body.cache_salt, call.id) for call in calls]
+        stored = [self._thoughts_of(call.id) for call in calls]
         flat = [thought for thoughts in stored for thought in thoughts]
         client = {
             Channel.ANALYSIS: message.reasoning or message.reasoning_content or "",

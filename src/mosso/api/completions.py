@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from mosso.api.caller import Caller
 from mosso.api.chat_wire import FINGERPRINT, finite
 from mosso.api.completion_schema import CompletionRequest
 from mosso.api.completion_stream import TextChoice, TextPiece
@@ -61,7 +62,7 @@ class CompletionService:
         self._settings = settings
         self._observer = observer
 
-    def prepare(self, body: CompletionRequest) -> CompletionJob:
+    def prepare(self, body: CompletionRequest, caller: Caller) -> CompletionJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
         check_model(body.model, self._settings.model_names)
         _check(body, self._settings)
@@ -76,7 +77,7 @@ class CompletionService:
             requests=tuple(
                 request
                 for number, prompt in enumerate(prompts)
-                for request in self._requests(f"{job_id}-{number}", body, prompt, limits)
+                for request in self._requests(f"{job_id}-{number}", body, prompt, limits, caller)
             ),
             n=body.n,
             echoes=tuple(self._tokenizer.decode(prompt) if body.echo else "" for prompt in prompts),
@@ -108,6 +109,7 @@ class CompletionService:
         body: CompletionRequest,
         prompt: tuple[int, ...],
         limits: EngineLimits,
+        caller: Caller,
     ) -> list[Request]:
         sampling = sampling_params(
             body,
@@ -117,7 +119,7 @@ class CompletionService:
             stop_ids=self._tokenizer.stop_ids,
             vocab_size=limits.vocab_size,
         )
-        return choice_requests(job_id, prompt, sampling, body)
+        return choice_requests(job_id, prompt, sampling, body, caller)
 
     def _choices(self, job: CompletionJob) -> list[Choice[TextPiece]]:
         self._observer.started(

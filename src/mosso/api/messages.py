@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from mosso.api.caller import Caller
 from mosso.api.chat import ChatJob, ChatService
 from mosso.api.deltas import CallArguments, CallStarted, ContentText, Delta, Finished, ReasoningText
 from mosso.api.generation import closing
@@ -76,14 +77,14 @@ class MessagesService:
     def __init__(self, chat: ChatService) -> None:
         self._chat = chat
 
-    def prepare(self, body: MessagesRequest) -> MessagesJob:
+    def prepare(self, body: MessagesRequest, caller: Caller) -> MessagesJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
         shown = body.thinking is not None and body.thinking.type != "disabled"
-        return MessagesJob(self._chat.prepare(chat_request(body)), shown)
+        return MessagesJob(self._chat.prepare(chat_request(body), caller), shown)
 
-    def count(self, body: CountTokensRequest) -> TokenCount:
+    def count(self, body: CountTokensRequest, caller: Caller) -> TokenCount:
         """What the prompt of `body` would take. Any thread may do it."""
-        return TokenCount(input_tokens=self._chat.counted(chat_request(body)))
+        return TokenCount(input_tokens=self._chat.counted(chat_request(body), caller))
 
     async def complete(self, job: MessagesJob, report: Report) -> bytes:
         """The whole answer as JSON."""

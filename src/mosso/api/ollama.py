@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from mosso.api.caller import Caller
 from mosso.api.chat import ChatJob, ChatService
 from mosso.api.chat_schema import ChatRequest
 from mosso.api.deltas import CallArguments, CallStarted, ContentText, Delta, Finished, ReasoningText
@@ -38,9 +39,10 @@ class OllamaService:
     def __init__(self, chat: ChatService) -> None:
         self._chat = chat
 
-    def prepare(self, body: OllamaChatRequest) -> OllamaJob:
+    def prepare(self, body: OllamaChatRequest, caller: Caller) -> OllamaJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
-        return OllamaJob(self._chat.prepare(_chat_request(body)), body.think is not False, body.stream)
+        chat = self._chat.prepare(_chat_request(body), caller)
+        return OllamaJob(chat, body.think is not False, body.stream)
 
     async def stream(self, job: OllamaJob, report: Report) -> AsyncGenerator[list[bytes]]:
         """The answer's objects as JSON, in batches. Closing it aborts the request."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
 
+from mosso.api.caller import Caller
 from mosso.api.chat_prompt import effort_named
 from mosso.api.context import room_for
 from mosso.api.errors import detail_of
@@ -186,7 +187,9 @@ class ResponsesService:
             raise not_found(chain[0].previous, param)
         return chain
 
-    def prepare(self, body: ResponsesRequest, earlier: Sequence[StoredResponse], scope: str) -> ResponseJob:
+    def prepare(
+        self, body: ResponsesRequest, earlier: Sequence[StoredResponse], caller: Caller
+    ) -> ResponseJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
         check_model(body.model, self._settings.model_names)
         _check(body, earlier)
@@ -196,7 +199,7 @@ class ResponsesService:
             raise RequestError("input: there is nothing to answer.", param="input")
         limits = self._source.limits
         effort = effort_named(body.reasoning.effort, self._settings.effort, param="reasoning.effort")
-        prompt = self._prompt(body, items, scope, effort)
+        prompt = self._prompt(body, items, caller.scope, effort)
         sampling = sampling_params(
             body.sampling,
             self._settings.defaults,
@@ -206,14 +209,14 @@ class ResponsesService:
             vocab_size=limits.vocab_size,
         )
         job_id = new_id("resp")
-        fields = body.sampling.model_copy(update={"cache_salt": scope})
+        constraint = responses_constraint(body)
         return ResponseJob(
             id=job_id,
-            scope=scope,
+            scope=caller.scope,
             created=self._settings.now(),
             body=body,
             items=to_json([item_json(item) for item in given]),
-            request=choice_requests(job_id, prompt, sampling, fields, responses_constraint(body))[0],
+            request=choice_requests(job_id, prompt, sampling, body.sampling, caller, constraint)[0],
             model=body.model or self._settings.model,
             effort=effort,
         )

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from mosso.api.caller import Caller
 from mosso.api.settings import SamplingDefaults
 from mosso.api.wire import WireModel, WireRequest
 from mosso.core.constraints import TurnConstraint
@@ -114,6 +115,7 @@ def choice_requests(
     prompt: tuple[int, ...],
     sampling: SamplingParams,
     fields: SamplingFields,
+    caller: Caller,
     constraint: TurnConstraint | None = None,
 ) -> list[Request]:
     """The `n` engine requests of one prompt; they share it, and with it its cached prefix."""
@@ -122,8 +124,9 @@ def choice_requests(
             id=f"{job_id}-{choice}",
             prompt=prompt,
             sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
-            priority=fields.priority,
-            cache_salt=fields.cache_salt,
+            priority=caller.rank(fields.priority),
+            tenant=caller.scope,
+            cache_salt=caller.salt(fields.cache_salt),
             constraint=constraint,
         )
         for choice in range(fields.n)

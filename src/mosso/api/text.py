@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from mosso.api.caller import Caller
 from mosso.api.chat import ChatService
 from mosso.api.chat_schema import ChatMessage, ChatRequest, Tool
 from mosso.api.completion_schema import TokenId
@@ -54,9 +55,9 @@ class TextService:
         self._settings = settings
         self._chat = chat
 
-    def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
+    def tokenize(self, body: TokenizeRequest, caller: Caller) -> TokenizeResponse:
         check_model(body.model, self._settings.model_names)
-        tokens = self._tokens(body)
+        tokens = self._tokens(body, caller)
         strings = [self._tokenizer.decode([token], control=True) for token in tokens]
         return TokenizeResponse(
             count=len(tokens),
@@ -65,7 +66,7 @@ class TextService:
             token_strs=strings if body.return_token_strs else None,
         )
 
-    def _tokens(self, body: TokenizeRequest) -> list[int]:
+    def _tokens(self, body: TokenizeRequest, caller: Caller) -> list[int]:
         if (body.prompt is None) == (body.messages is None):
             raise RequestError("Give either prompt or messages.", param="prompt")
         if body.prompt is not None:
@@ -73,7 +74,7 @@ class TextService:
                 raise RequestError("tools go with messages, not with a prompt.", param="tools")
             return self._tokenizer.encode(body.prompt)
         fields: dict[str, Any] = {"messages": body.messages, "tools": body.tools}
-        return list(self._chat.prompt_tokens(ChatRequest.model_construct(**fields)))
+        return list(self._chat.prompt_tokens(ChatRequest.model_construct(**fields), caller))
 
     def detokenize(self, body: DetokenizeRequest) -> DetokenizeResponse:
         """Control tokens appear as their names."""

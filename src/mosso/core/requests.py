@@ -44,6 +44,7 @@ class Request:
     sampling: SamplingParams
     priority: int = 0  # lower is served first
     cache_salt: str = ""  # prefixes are shared only between requests of equal salt
+    tenant: str = ""  # whose it is; service is shared fairly between tenants
     constraint: TurnConstraint | None = None  # the prompt then ends in `<|start|>assistant`
 
 

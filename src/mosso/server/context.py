@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mosso.api.caller import Caller
 from mosso.api.services import Services
 from mosso.api.usage import Report, Usage
 from mosso.api.wire import WireRequest, parse_request
 from mosso.core.requests import EngineStats
 from mosso.core.source import TokenSource
+from mosso.server.callers import caller_of
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.limits import read_body
 from mosso.server.metrics import Metrics
@@ -37,12 +39,13 @@ class Context:
     metrics: Metrics
     api: Services
 
-    async def translated(self, request: Request, kind: type[B], translate: Callable[[B], T]) -> T:
+    async def translated(self, request: Request, kind: type[B], translate: Callable[[B, Caller], T]) -> T:
         """The request's body, parsed and translated; a long one in a thread, to keep the event loop free."""
+        caller = caller_of(request)
         body = await read_body(request, self.settings.max_body_bytes)
         if len(body) < self.settings.thread_body_bytes:
-            return translate(parse_request(kind, body))
-        return await asyncio.to_thread(lambda: translate(parse_request(kind, body)))
+            return translate(parse_request(kind, body), caller)
+        return await asyncio.to_thread(lambda: translate(parse_request(kind, body), caller))
 
     async def stats(self) -> EngineStats:
         """TimeoutError when the engine does not tell in time; else the source's own errors."""

@@ -20,12 +20,11 @@ from mosso.api.responses_schema import (
     ResponsesRequest,
 )
 from mosso.core.errors import MossoError, NotFoundError, RequestError
+from mosso.server.callers import caller_of
 from mosso.server.context import Context, answer, event_stream
 from mosso.server.openapi import GENERATING, errors, reads, streams
 from mosso.server.record import record_of
 from mosso.server.sse import Framing
-
-ONE_SCOPE = ""  # whose responses: there are no keys yet, so everybody's
 
 
 def framed(batch: Sequence[bytes]) -> bytes:
@@ -47,15 +46,16 @@ def router(context: Context) -> APIRouter:
     service = context.api.responses
 
     async def translated(request: Request) -> ResponseJob:
-        body = await context.translated(request, ResponsesRequest, lambda body: body)
-        earlier = await service.earlier(body, ONE_SCOPE)
+        caller = caller_of(request)
+        body = await context.translated(request, ResponsesRequest, lambda body, caller: body)
+        earlier = await service.earlier(body, caller.scope)
         if (
             not earlier
             and isinstance(body.input, str)
             and len(body.input) < context.settings.thread_body_bytes
         ):
-            return service.prepare(body, earlier, ONE_SCOPE)
-        return await asyncio.to_thread(service.prepare, body, earlier, ONE_SCOPE)
+            return service.prepare(body, earlier, caller)
+        return await asyncio.to_thread(service.prepare, body, earlier, caller)
 
     async def in_the_background(request: Request, job: ResponseJob, hold: ExitStack) -> Response:
         """The work is held until the response has ended; a stream may be left without ending it."""
@@ -101,25 +101,29 @@ def router(context: Context) -> APIRouter:
         """A stored response, or the stream of one in the background from an event on."""
         if stream:
             after = -1 if starting_after is None else starting_after
-            batches = await service.follow(ONE_SCOPE, response_id, after)
+            batches = await service.follow(caller_of(request).scope, response_id, after)
             return await event_stream(request, lambda report: batches, ExitStack(), FRAMING)
         if starting_after is not None:
             raise RequestError("starting_after is only allowed when stream is true.", param="starting_after")
-        return Response(await service.retrieve(ONE_SCOPE, response_id), media_type="application/json")
+        return Response(
+            await service.retrieve(caller_of(request).scope, response_id), media_type="application/json"
+        )
 
     @routes.post(
         "/v1/responses/{response_id}/cancel",
         operation_id="cancelResponse",
         responses=errors(400, 404, 500) | {200: {"model": ResponseObject}},
     )
-    async def cancel(response_id: str) -> Response:
+    async def cancel(request: Request, response_id: str) -> Response:
         """End a response in the background."""
-        return Response(await service.cancel(ONE_SCOPE, response_id), media_type="application/json")
+        return Response(
+            await service.cancel(caller_of(request).scope, response_id), media_type="application/json"
+        )
 
     @routes.delete("/v1/responses/{response_id}", operation_id="deleteResponse", responses=errors(404, 500))
-    async def delete(response_id: str) -> DeletedResponse:
+    async def delete(request: Request, response_id: str) -> DeletedResponse:
         """Forget a stored response."""
-        await service.delete(ONE_SCOPE, response_id)
+        await service.delete(caller_of(request).scope, response_id)
         return DeletedResponse(id=response_id)
 
     @routes.get(
@@ -128,13 +132,14 @@ def router(context: Context) -> APIRouter:
         responses=errors(400, 404, 500),
     )
     async def input_items(
+        request: Request,
         response_id: str,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
         after: str | None = None,
     ) -> ItemList:
         """What a stored response was made from, with what came before it."""
-        items = await service.input_items(ONE_SCOPE, response_id)
+        items = await service.input_items(caller_of(request).scope, response_id)
         if order == "desc":
             items.reverse()
         if after is not None:

@@ -33,7 +33,9 @@ def router(context: Context) -> APIRouter:
     )
     async def detokenize(request: Request) -> Response:
         """Text of token ids."""
-        made = await context.translated(request, DetokenizeRequest, context.api.text.detokenize)
+        made = await context.translated(
+            request, DetokenizeRequest, lambda body, caller: context.api.text.detokenize(body)
+        )
         return Response(made.model_dump_json(), media_type="application/json")
 
     return routes
