@@ -28,7 +28,7 @@ from mosso.api.responses_schema import (
 )
 from mosso.api.responses_structure import shown_formats
 from mosso.api.thoughts import Thoughts
-from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient
+from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient, shown_name
 from mosso.api.wire import as_request_error
 from mosso.core.errors import RequestError
 from mosso.harmony.conversation import Channel, DeveloperContent, Message, Role, ToolNamespace
@@ -160,7 +160,10 @@ def _functions(body: ResponsesRequest) -> tuple[HarmonyFunction, ...]:
         seen.add(tool.name)
     if body.tool_choice == "none":
         return ()
-    return tuple(HarmonyFunction(t.name, t.description or "", t.parameters or None) for t in body.functions)
+    return tuple(
+        HarmonyFunction(shown_name(tool.name), tool.description or "", tool.parameters or None)
+        for tool in body.functions
+    )
 
 
 def history(

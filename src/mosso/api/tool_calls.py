@@ -1,4 +1,9 @@
-"""Function tools on their way in: checked definitions become Harmony's `functions` namespace."""
+"""Function tools on their way in and out: checked definitions become Harmony's `functions` namespace.
+
+A function that is named like a tool that gpt-oss knows by itself (`python`, `browser`, …) gets another name
+on its way to the model and its own back on the way out, in every dialect: the model would otherwise take it
+for the tool it knows, and write code where the client waits for JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,11 @@ from mosso.core.errors import RequestError
 from mosso.harmony.conversation import FunctionTool, ToolNamespace
 
 FUNCTIONS = "functions"
+_OWN = "user_"  # a client's function with a taken name is shown with this before it
+_TAKEN = frozenset({
+    "python", "browser", "container", "functions",  # namespaces that the model was trained on
+    "all", "assistant", "user", "system", "developer", "tool",  # recipients and roles
+})  # fmt: skip
 
 
 def offered_functions(body: ChatRequest) -> ToolNamespace | None:
@@ -28,7 +38,8 @@ def offered_functions(body: ChatRequest) -> ToolNamespace | None:
     for position, function in enumerate(functions):
         if function.name in seen:
             raise RequestError(
-                f"There are two tools named {function.name!r}.", param=f"tools[{position}].function.name"
+                f"There are two tools named {function_name(function.name)!r}.",
+                param=f"tools[{position}].function.name",
             )
         seen.add(function.name)
     if not functions or body.tool_choice == "none":
@@ -36,21 +47,34 @@ def offered_functions(body: ChatRequest) -> ToolNamespace | None:
     return ToolNamespace(FUNCTIONS, tools=functions)
 
 
+def shown_name(function_name: str) -> str:
+    """What the model knows a client's function by. No two functions get one name: what is shown with the
+    prefix is never another function's own name, as that one would be shown with one more."""
+    return _OWN + function_name if _bare(function_name) in _TAKEN else function_name
+
+
 def recipient(function_name: str) -> str:
-    """The Harmony name of a function, as recipient of a call and as author of its result."""
-    return f"{FUNCTIONS}.{function_name}"
+    """The Harmony name of a client's function, as recipient of a call and as author of its result."""
+    return f"{FUNCTIONS}.{shown_name(function_name)}"
 
 
 def function_name(recipient: str) -> str:
     """The client's name for a recipient; a call to something else keeps the name the model gave it."""
-    return recipient.removeprefix(FUNCTIONS + ".") or recipient
+    name = recipient.removeprefix(FUNCTIONS + ".") or recipient
+    return name.removeprefix(_OWN) if _bare(name) in _TAKEN else name
+
+
+def _bare(name: str) -> str:
+    while name.startswith(_OWN):
+        name = name.removeprefix(_OWN)
+    return name
 
 
 def _function(tool: Tool, where: str) -> FunctionTool:
     function = tool.function
     if function.parameters:
         check_schema(function.parameters, f"{where}.parameters")
-    return FunctionTool(function.name, function.description or "", function.parameters or None)
+    return FunctionTool(shown_name(function.name), function.description or "", function.parameters or None)
 
 
 def check_schema(schema: Mapping[str, Any], where: str, *, any_type: bool = False) -> None:
