@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,20 +83,29 @@ def forward(
     kv: PagedKV,
     inputs: StepInputs,
     operations: Operations | None = None,
+    mark: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Writes the step's keys and values into their pages; returns logits, float32 [S, V], at sample_at.
 
     Every earlier position of each row must have been computed by an earlier step, into the pages that the
     row's tables name. `operations` are the device's fastest unless given; with the native ones a token's
     logits are the same to the bit however its sequence was cut into steps and whatever shared them.
+    `mark` is called after each half of a layer: a large step takes long on a CPU; this shows that it moves.
     """
+    mark = mark or _unmarked
     step = _prepare(config, kv, inputs, operations or operations_for(weights.device, weights.dtype))
     x = embed(inputs.tokens, weights.embedding, weights.dtype)
     for layer, pool, sliding in zip(weights.layers, kv.pools, config.sliding, strict=True):
         x = x + _attention_block(x, layer, pool, step, sliding)
+        mark()
         x = x + _expert_block(x, layer, step)
+        mark()
     wanted = step.ops.rms_norm(x[inputs.sample_at], weights.norm, config.rms_norm_eps)
     return step.ops.linear(wanted, weights.head).float()
+
+
+def _unmarked() -> None:
+    """Nobody watches."""
 
 
 def _prepare(config: ModelConfig, kv: PagedKV, inputs: StepInputs, ops: Operations) -> _Step:

@@ -40,6 +40,16 @@ from mosso.kernels.gpu.launch import Chip
 logger = logging.getLogger("mosso")
 
 
+def on_compile(tell: Callable[[bool], None]) -> None:
+    """From now on `tell(True)` is called before this process compiles a kernel, `tell(False)` after it."""
+
+    def hook(begins: bool) -> Callable[..., None]:
+        return lambda **_: tell(begins)
+
+    triton.knobs.runtime.jit_cache_hook = hook(True)
+    triton.knobs.runtime.jit_post_compile_hook = hook(False)
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A kernel's machine code; what it takes of a multiprocessor."""
