@@ -9,7 +9,7 @@ import pytest
 
 from mosso.core import config, constraints, json, requests, source, steps
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig, YarnRope
-from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.requests import (
     EngineLimits,
     EngineStats,
@@ -20,7 +20,7 @@ from mosso.core.requests import (
     TokenLogprob,
 )
 from mosso.core.source import TokenSource
-from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult
+from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult, ThinkingEnd
 
 REQUEST = Request("r", (1, 2, 3), SamplingParams(8, stop_ids=frozenset({2}), logit_bias=((5, -1.0),)))
 GRAMMAR = Grammar(GrammarKind.REGEX, "a+", "where")
@@ -30,6 +30,7 @@ VALUES = [
     GRAMMAR,
     Call("functions.f", GRAMMAR),
     TurnConstraint(GRAMMAR, (Call("functions.f", GRAMMAR),)),
+    Turn(None, ("functions.f",), 100),
     GPT_OSS_20B,
     REQUEST.sampling,
     REQUEST,
@@ -40,6 +41,7 @@ VALUES = [
     RowStart(0, REQUEST, (1, 2, 3), 2, (4,), ((0, 6),)),
     WORK,
     StepPlan(3, (1,), (), (WORK,)),
+    ThinkingEnd(0, REQUEST, (4, 5)),
     StepResult(3, (0,), (9,), (None,)),
 ]
 
@@ -107,8 +109,8 @@ def test_the_published_models_differ_in_layers_and_experts_only():
     assert (len(GPT_OSS_20B.sliding), len(GPT_OSS_120B.sliding)) == (24, 36)
 
 
-def test_the_seam_between_text_and_tokens_has_five_parts():
+def test_the_seam_between_text_and_tokens_has_six_parts():
     parts = {name for name in vars(TokenSource) if not name.startswith("_")}
-    assert parts == {"limits", "stream", "abort", "stats", "close"}
+    assert parts == {"limits", "stream", "abort", "end_thinking", "stats", "close"}
     assert source.__doc__
     assert json.JsonObject

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from mosso.checkpoint.toy_tokenizer import toy_tokenizer
-from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.errors import EngineError, OverloadedError, RequestError, UnsupportedError
 from mosso.core.requests import FinishReason, Request, SamplingParams
 from mosso.engine.constrained import unpack
@@ -236,12 +236,12 @@ class Slow:
         self.go = threading.Event()
         self.error: Exception | None = None
 
-    def prepare(self, constraint: TurnConstraint) -> None:
+    def prepare(self, turn: Turn) -> None:
         assert self.go.wait(30)
         if self.error is not None:
             raise self.error
 
-    def begin(self, constraint: TurnConstraint, tokens: Sequence[int]) -> Any:
+    def begin(self, turn: Turn, tokens: Sequence[int]) -> Any:
         return Broken(len(tokens))
 
 
@@ -253,6 +253,9 @@ class Broken:
 
     def mask(self) -> bytes:
         return b"\xff" * 64
+
+    def slack(self) -> int:
+        return 0
 
     def consume(self, token: int) -> None:
         self.left -= 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mosso.checkpoint.toy_tokenizer import toy_tokenizer
-from mosso.core.constraints import TurnConstraint
+from mosso.core.constraints import Turn, TurnConstraint
 from mosso.grammar import HarmonyConstrainer
 from mosso.harmony.tokenizer import Tokenizer
 
@@ -52,10 +52,11 @@ def ids(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
 
 @pytest.fixture(scope="session")
 def allowed(constrainer: HarmonyConstrainer, tokenizer: Tokenizer, ids) -> Callable[..., set[str] | None]:
-    """What may follow a turn's beginning, each token as text; None when the turn is over."""
+    """What may follow a turn's beginning, each token as text; None when anything may."""
 
-    def after(constraint: TurnConstraint, text: str) -> set[str] | None:
-        mask = constrainer.begin(constraint, ids(text)).mask()
+    def after(constraint: TurnConstraint | Turn, text: str) -> set[str] | None:
+        turn = Turn(constraint) if isinstance(constraint, TurnConstraint) else constraint
+        mask = constrainer.begin(turn, ids(text)).mask()
         if mask is None:
             return None
         return {tokenizer.decode([i], control=True) for i in tokens_of(mask)}

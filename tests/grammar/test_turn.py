@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.errors import EngineError, RequestError
 from mosso.grammar import HarmonyConstrainer
 
@@ -87,9 +87,9 @@ def test_kinds(allowed, grammar, said, after):
 
 def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenizer):
     turn = TurnConstraint(Grammar(GrammarKind.CHOICE, '["<|end|>"]'))
-    constrainer.begin(turn, [*ids(FINAL), *tokenizer.encode("<|end|>"), tokenizer.control.return_])
+    constrainer.begin(Turn(turn), [*ids(FINAL), *tokenizer.encode("<|end|>"), tokenizer.control.return_])
     with pytest.raises(EngineError):
-        constrainer.begin(turn, [*ids(FINAL), tokenizer.control.end])
+        constrainer.begin(Turn(turn), [*ids(FINAL), tokenizer.control.end])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenize
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_named(constrainer, grammar, words):
     with pytest.raises(RequestError) as caught:
-        constrainer.prepare(TurnConstraint(None, (Call("functions.f", grammar),)))
+        constrainer.prepare(Turn(TurnConstraint(None, (Call("functions.f", grammar),))))
     assert caught.value.param == "where"
     assert all(word in caught.value.message for word in words)
 
@@ -123,7 +123,7 @@ def test_a_lenient_schema_becomes_any_object(allowed):
 
 
 def test_a_token_outside_the_mask_is_an_error(constrainer, ids):
-    turn = constrainer.begin(TurnConstraint(FORMED), [])
+    turn = constrainer.begin(Turn(TurnConstraint(FORMED)), [])
     with pytest.raises(EngineError, match="the constraint failed"):
         turn.consume(ids("x")[0])
     with pytest.raises(EngineError):
@@ -131,13 +131,13 @@ def test_a_token_outside_the_mask_is_an_error(constrainer, ids):
 
 
 def test_what_follows_the_end_is_ignored(constrainer, ids):
-    turn = constrainer.begin(TurnConstraint(FORMED), ids(FINAL + '{"a":1}<|return|>'))
+    turn = constrainer.begin(Turn(TurnConstraint(FORMED)), ids(FINAL + '{"a":1}<|return|>'))
     turn.consume(ids("x")[0])
     assert turn.mask() is None
 
 
 def test_masks_end_with_the_model_s_vocabulary(folder):
-    mask = HarmonyConstrainer(folder, 600).begin(TurnConstraint(FREE), []).mask()
+    mask = HarmonyConstrainer(folder, 600).begin(Turn(TurnConstraint(FREE)), []).mask()
     assert len(mask) * 8 >= 600
     padding = int.from_bytes(mask, "little") >> 512
     assert padding == 0, "ids without a token are never allowed"
@@ -150,7 +150,7 @@ def test_turns_do_not_disturb_each_other(constrainer, ids):
 
     def walk():
         for _ in range(20):
-            done.append(constrainer.begin(TurnConstraint(FORMED), text).mask())
+            done.append(constrainer.begin(Turn(TurnConstraint(FORMED)), text).mask())
 
     threads = [threading.Thread(target=walk) for _ in range(4)]
     for thread in threads:
@@ -163,7 +163,7 @@ def test_turns_do_not_disturb_each_other(constrainer, ids):
 
 def test_a_folder_without_tokenizer_json(tmp_path):
     with pytest.raises(RequestError, match=r"tokenizer\.json"):
-        HarmonyConstrainer(tmp_path, 512).prepare(TurnConstraint(FORMED))
+        HarmonyConstrainer(tmp_path, 512).prepare(Turn(TurnConstraint(FORMED)))
 
 
 def test_constraints_cross_a_socket():

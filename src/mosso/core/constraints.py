@@ -43,7 +43,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class TurnConstraint:
-    """An assistant's turn: thinking without any constraint, then the answer or one of the calls.
+    """The form of an assistant's turn: free thinking, then the answer or one of the calls.
 
     `answer`: the form of the final message; None where the turn must end in a call.
     """
@@ -52,28 +52,57 @@ class TurnConstraint:
     calls: tuple[Call, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """All that is asked of one turn's tokens.
+
+    `thinking_budget`: tokens of thinking after which the turn must go on to its end; None: as many as the
+    model likes. 0 means no thinking, and that thinking under way ends at once. `recipients`: whom the turn
+    may call; it matters where there is no `form`, and thinking is ended.
+    """
+
+    form: TurnConstraint | None = None
+    recipients: tuple[str, ...] = ()
+    thinking_budget: int | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self.form is None and self.thinking_budget is None
+
+
 class TokenConstraint(Protocol):
     """A constraint on its way through one turn. Used by one thread at a time."""
 
     def mask(self) -> bytes | None:
-        """The tokens that may come next: bit i % 8 of byte i // 8 is token i. None: the turn is over.
+        """The tokens that may come next: bit i % 8 of byte i // 8 is token i. None: any token.
 
         Raises EngineError when the constraint cannot go on: it met a limit of its library.
         """
+        ...
+
+    def slack(self) -> int:
+        """Tokens that may be drawn, whatever they are, before a mask can be needed; 0: the next needs one."""
         ...
 
     def consume(self, token: int) -> None:
         """Advance by a token of the last mask; what follows the turn's end is ignored. Raises EngineError."""
         ...
 
+    def end_thinking(self) -> None:
+        """From the next token on as if the thinking budget were 0."""
+        ...
+
 
 class Constrainer(Protocol):
     """Makes constraints for one vocabulary. Safe to use from several threads."""
 
-    def prepare(self, constraint: TurnConstraint) -> None:
+    def prepare(self, turn: Turn) -> None:
         """Compile it, so that `begin` is quick. RequestError names what cannot be honoured."""
         ...
 
-    def begin(self, constraint: TurnConstraint, tokens: Sequence[int]) -> TokenConstraint:
-        """A constraint that has consumed `tokens`, what the turn said so far; raises as prepare, consume."""
+    def begin(self, turn: Turn, tokens: Sequence[int]) -> TokenConstraint:
+        """A constraint that has consumed `tokens`, what the turn said so far; raises as prepare, consume.
+
+        The budget is held from the next token on: `tokens` may have thought more.
+        """
         ...

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
-from mosso.core.constraints import TurnConstraint
+from mosso.core.constraints import Turn, TurnConstraint
+
+BACKGROUND = 1_000_000
+"""Requests of this priority, or a worse one, use what the others leave: they start when no other waits, give
+way to others, and only a few of them run beside others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,14 @@ class Request:
     priority: int = 0  # lower is served first
     cache_salt: str = ""  # prefixes are shared only between requests of equal salt
     tenant: str = ""  # whose it is; service is shared fairly between tenants
+    generated: tuple[int, ...] = ()  # what an engine that died had generated: the stream goes on behind it
     constraint: TurnConstraint | None = None  # the prompt then ends in `<|start|>assistant`
+    recipients: tuple[str, ...] = ()  # whom the turn may call
+    thinking_budget: int | None = None  # tokens of thinking; the prompt then ends as with a constraint
+
+    @property
+    def turn(self) -> Turn:
+        return Turn(self.constraint, self.recipients, self.thinking_budget)
 
 
 class FinishReason(StrEnum):
@@ -86,6 +98,16 @@ class EngineLimits:
     vocab_size: int
 
 
+class QueueLoad(NamedTuple):
+    """Requests of one tenant and priority that the engine has."""
+
+    priority: int
+    tenant: str
+    running: int
+    waiting: int
+    prompt_tokens: int  # of those that wait
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for /metrics and /health. Counters grow for the engine's life."""
@@ -104,3 +126,11 @@ class EngineStats:
     finished: dict[str, int] = field(default_factory=dict)  # by FinishReason value
     last_step_seconds: float = 0.0
     seconds_since_step: float = 0.0  # 0 while idle: grows only when work waits and no step ends
+    seconds_stalled: float = 0.0  # 0 while work moves, also within a step or a compilation: see engine.pulse
+    restarts: int = 0  # of the engine, after deaths
+    replays: int = 0  # requests that were given to a restarted engine
+    arriving: int = 0  # requests under way to the engine, not yet counted above
+    loads: tuple[QueueLoad, ...] = ()  # running and waiting, by priority and tenant
+    row_limit: int = 0  # requests that run at once as things are; 0: not known
+    answer_seconds: float = 0.0  # the engine's time for an average answer when as many run; 0: not known
+    prompt_token_seconds: float = 0.0  # and for a token of a prompt

@@ -32,6 +32,13 @@ class TokenSource(Protocol):
         """End a request; its stream gets a last event with FinishReason.ABORT. Unknown ids are ignored."""
         ...
 
+    async def end_thinking(self, request_id: str) -> None:
+        """The request's thinking ends now, in a legal way; it goes on to its answer or its call.
+
+        Nothing happens where it does not think any more. Unknown ids are ignored.
+        """
+        ...
+
     async def stats(self) -> EngineStats: ...
 
     async def close(self) -> None:

@@ -50,13 +50,29 @@ class RowWork:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingEnd:
+    """Row `row`, which goes on, has thought enough: its request is now this one, with a budget of 0.
+
+    `said` is what its turn is known to have said; tokens that are still being sampled follow it.
+    """
+
+    row: int
+    request: Request
+    said: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One forward pass. Applied in the order: releases, starts, work. A row is in `work` at most once."""
+    """One forward pass. Applied in the order: releases, starts, ends of thinking, work.
+
+    A row is in `work` at most once.
+    """
 
     step: int
     releases: tuple[int, ...] = ()  # rows whose request ended or was preempted
     starts: tuple[RowStart, ...] = ()
     work: tuple[RowWork, ...] = ()
+    thinking_ends: tuple[ThinkingEnd, ...] = ()
 
     @property
     def num_tokens(self) -> int:

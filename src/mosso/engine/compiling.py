@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
-from mosso.core.constraints import Constrainer
+from mosso.core.constraints import Constrainer, Turn
 from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError
 from mosso.core.requests import Request
-from mosso.engine.messages import Compiled, ToEngine
+from mosso.engine.messages import Compiled, EndThinking, ToEngine
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Request
+    thought: bool = False  # its thinking was ended meanwhile
 
 
 class Compiling:
@@ -22,7 +30,7 @@ class Compiling:
         self._constrainer = constrainer
         self._inbox = inbox
         self._most = most
-        self._pending: dict[str, Request] = {}
+        self._pending: dict[str, _Waiting] = {}
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compile")
 
     def submit(self, request: Request) -> None:
@@ -31,25 +39,40 @@ class Compiling:
             raise RequestError(f"a request with the id {request.id} is being served already")
         if len(self._pending) >= self._most:
             raise OverloadedError(f"{self._most} schemas are waiting to be compiled; try again later")
-        self._pending[request.id] = request
+        self._pending[request.id] = _Waiting(request)
         self._worker.submit(self._compile, request)
 
-    def take(self, request: Request) -> bool:
-        """Whether the request is still wanted; it is no longer here then."""
-        if self._pending.get(request.id) is not request:
-            return False
+    def take(self, request: Request) -> Request | None:
+        """The request as it is to be served, None if it is not wanted any more. It is no longer here then."""
+        waiting = self._pending.get(request.id)
+        if waiting is None or waiting.request is not request:
+            return None
         del self._pending[request.id]
-        return True
+        return replace(request, thinking_budget=0) if waiting.thought else request
+
+    def end_thinking(self, request_id: str) -> None:
+        """A request that is here will not begin to think. For another one the message comes back to the inbox
+        when constraints can be had at once."""
+        waiting = self._pending.get(request_id)
+        if waiting is None:
+            self._worker.submit(self._warm, request_id)
+        else:
+            waiting.thought = True
 
     def abort(self, request_id: str) -> bool:
         """Whether the request was here: what its compilation gives will not be wanted."""
         return self._pending.pop(request_id, None) is not None
 
+    def _warm(self, request_id: str) -> None:
+        """What cannot be had is found out once more by who needs it, and told then."""
+        with contextlib.suppress(MossoError):
+            self._constrainer.prepare(Turn(thinking_budget=0))
+        self._inbox.put(EndThinking(request_id, prepared=True))
+
     def _compile(self, request: Request) -> None:
-        assert request.constraint is not None
         error: MossoError | None = None
         try:
-            self._constrainer.prepare(request.constraint)
+            self._constrainer.prepare(request.turn)
         except MossoError as found:
             error = found
         except Exception as found:  # whatever it is, it is this request's own trouble

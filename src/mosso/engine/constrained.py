@@ -8,26 +8,33 @@ is a function of the row's tokens: a row that starts again after a preemption be
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from mosso.core.constraints import Constrainer, TokenConstraint
+from mosso.core.constraints import Constrainer, TokenConstraint, Turn
 from mosso.core.errors import MossoError
-from mosso.core.steps import RowStart
+from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
 
 _THREADS = min(4, os.cpu_count() or 1)
+
+Known = Callable[[int, int, int], Sequence[int]]
+"""(row, first, last): the row's tokens at positions first .. last - 1; waits for those under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stand:
-    """A constraint and the mask of its next token."""
+    """A constraint, the mask of its next token, and its slack (see TokenConstraint)."""
 
     constraint: TokenConstraint
     mask: bytes | None
+    slack: int
+
+    @classmethod
+    def of(cls, constraint: TokenConstraint) -> _Stand:
+        return cls(constraint, constraint.mask(), constraint.slack())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,59 +42,104 @@ class Allowed:
     """What the constrained rows of a batch may draw."""
 
     at: tuple[int, ...] = ()  # indices in the batch
-    tokens: torch.Tensor | None = None  # bool [len(at), V], in the order of `at`
+    masks: tuple[bytes, ...] = ()  # parallel to `at`; see TokenConstraint.mask
     failures: tuple[tuple[int, str], ...] = ()  # (row, why): no mask can be had
 
 
 class ConstrainedRows:
     """Used by the sampler's thread, in the plans' order. A row's next stand depends on its last one only."""
 
-    def __init__(self, constrainer: Constrainer) -> None:
+    def __init__(self, constrainer: Constrainer, known: Known) -> None:
         self._constrainer = constrainer
+        self._known = known
         self._stands: dict[int, Future[_Stand]] = {}  # by row
+        self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
         self._workers = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="masks")
 
-    def start(self, start: RowStart) -> None:
+    def apply(self, plan: StepPlan) -> None:
+        """Note whose turns begin, and whose thinking ends."""
+        for start in plan.starts:
+            self._start(start)
+        for end in plan.thinking_ends:
+            stand = self._stands.get(end.row)
+            if stand is None:
+                self._ending[end.row] = end
+            else:
+                self._stands[end.row] = self._workers.submit(_end_thinking, stand)
+
+    def _start(self, start: RowStart) -> None:
         """Row `start.row` is this request's from now on."""
         self._stands.pop(start.row, None)
-        if start.request.constraint is not None:
-            self._stands[start.row] = self._workers.submit(self._begin, start)
+        self._ending.pop(start.row, None)
+        request = start.request
+        if not request.turn.is_free:
+            said = start.tokens[len(request.prompt) :]
+            self._stands[start.row] = self._workers.submit(self._begin, request.turn, said)
 
-    def allowed(self, rows: Sequence[int], vocab_size: int) -> Allowed:
-        """For the next token of each of `rows`; waits for masks that are not ready."""
+    def hurries(self, work: Sequence[RowWork], under_way: frozenset[int]) -> bool:
+        """Whether `allowed` must know the tokens of rows `under_way`, which have not been `drawn` yet."""
+        return any(self._hurries(item.row) for item in work if item.row in under_way)
+
+    def _hurries(self, row: int) -> bool:
+        if row in self._ending:
+            return True
+        stand = self._stands.get(row)
+        return stand is not None and (stand.exception() is not None or stand.result().slack < 2)
+
+    def allowed(self, work: Sequence[RowWork]) -> Allowed:
+        """For the next token of each row of `work`, which all sample; waits for masks that are not ready."""
         at, masks, failures = [], [], []
-        for index, row in enumerate(rows):
-            stand = self._stands.get(row)
+        for index, item in enumerate(work):
+            if item.row in self._ending:
+                self._end_free(self._ending.pop(item.row), item.start + item.count)
+            stand = self._stands.get(item.row)
             if stand is None:
                 continue
             try:
                 mask = stand.result().mask
             except MossoError as error:
-                failures.append((row, error.message))
-                del self._stands[row]
+                failures.append((item.row, error.message))
+                del self._stands[item.row]
                 continue
-            if mask is not None:  # None: a step beyond the turn's end, whose token is thrown away
+            if mask is not None:
                 at.append(index)
-                masks.append(unpack(mask, vocab_size))
-        return Allowed(tuple(at), torch.from_numpy(np.stack(masks)) if masks else None, tuple(failures))
+                masks.append(mask)
+        return Allowed(tuple(at), tuple(masks), tuple(failures))
 
-    def drawn(self, rows: Sequence[int], tokens: torch.Tensor) -> None:
-        """The rows' constraints move on by their tokens, int64 [S]."""
-        constrained = [(index, row) for index, row in enumerate(rows) if row in self._stands]
-        for index, row in constrained:
-            before = self._stands[row].result()
-            self._stands[row] = self._workers.submit(_advance, before.constraint, int(tokens[index]))
+    def drawn(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """The rows' constraints move on by their tokens."""
+        for row, token in zip(rows, tokens, strict=True):
+            if (stand := self._stands.get(row)) is not None:
+                self._stands[row] = self._workers.submit(_advance, stand, token)
 
-    def _begin(self, start: RowStart) -> _Stand:
-        assert start.request.constraint is not None
-        said = start.tokens[len(start.request.prompt) :]
-        constraint = self._constrainer.begin(start.request.constraint, said)
-        return _Stand(constraint, constraint.mask())
+    def holds(self, rows: Sequence[int]) -> bool:
+        """Whether any of the rows has a constraint."""
+        return any(row in self._stands for row in rows)
+
+    def close(self) -> None:
+        self._workers.shutdown(cancel_futures=True)
+
+    def _end_free(self, end: ThinkingEnd, length: int) -> None:
+        """A free row has one constraint from here on; it has `length` tokens."""
+        first = len(end.request.prompt) + len(end.said)
+        said = (*end.said, *self._known(end.row, first, length))
+        self._stands[end.row] = self._workers.submit(self._begin, end.request.turn, said)
+
+    def _begin(self, turn: Turn, said: Sequence[int]) -> _Stand:
+        return _Stand.of(self._constrainer.begin(turn, said))
 
 
-def _advance(constraint: TokenConstraint, token: int) -> _Stand:
+def _advance(before: Future[_Stand], token: int) -> _Stand:
+    """Its row's last job was submitted before this one, so it has ended or is being done."""
+    constraint = before.result().constraint
     constraint.consume(token)
-    return _Stand(constraint, constraint.mask())
+    return _Stand.of(constraint)
+
+
+def _end_thinking(before: Future[_Stand]) -> _Stand:
+    constraint = before.result().constraint
+    constraint.end_thinking()
+    return _Stand.of(constraint)
 
 
 def unpack(mask: bytes, vocab_size: int) -> np.ndarray:

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import random
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 
 from mosso.core.constraints import Constrainer
 from mosso.core.errors import EngineError, MossoError, RequestError, UnsupportedError
 from mosso.core.requests import EngineLimits, FinishReason, Request, TokenEvent
 from mosso.engine.compiling import Compiling
-from mosso.engine.messages import Abort, Batch, Compiled, FromEngine, Rejected, Submit, ToEngine
+from mosso.engine.messages import Abort, Batch, Compiled, EndThinking, FromEngine, Rejected, Submit, ToEngine
+from mosso.engine.pulse import Phase, Pulse
 from mosso.engine.runner import Pending, Runner
+from mosso.engine.seeding import with_seed
 from mosso.scheduler.scheduler import Scheduler
 
 MAX_FAILURES = 3  # steps that fail in a row before the engine gives up
@@ -39,9 +39,11 @@ class EngineLoop:
         limits: EngineLimits,
         *,
         constrainer: Constrainer | None = None,
+        pulse: Pulse | None = None,
         check: bool = False,
     ) -> None:
         """Without a `constrainer` a request with a constraint is refused: the sampler has no masks."""
+        self._pulse = pulse or Pulse()
         self._scheduler = scheduler
         self._runner = runner
         self._inbox = inbox
@@ -62,7 +64,9 @@ class EngineLoop:
 
     def turn(self) -> None:
         """One turn; blocks in the inbox when there is nothing to do."""
+        self._pulse.enter(Phase.IDLE if self.idle else Phase.STEP)
         events = self._take_in(block=self.idle)
+        self._pulse.enter(Phase.STEP)
         try:
             events += self._advance()
         except MossoError:
@@ -101,17 +105,19 @@ class EngineLoop:
                     self._compiled(request, error)
                 case Abort(request_id):
                     events += self._abort(request_id)
+                case EndThinking(request_id, prepared):
+                    self._end_thinking(request_id, prepared=prepared)
                 case _:
                     raise EngineError(f"unexpected message {type(message).__name__}")
 
     def _submit(self, request: Request) -> None:
         try:
             check_request(request, self._limits)
-            if request.constraint is None:
+            if request.turn.is_free:
                 self._scheduler.add(with_seed(request))
             elif self._compiling is None:
                 raise UnsupportedError(
-                    "structured output is not supported by the engine on CUDA: its sampler has no masks"
+                    "structured output and thinking budgets are not supported: this engine has no masks"
                 )
             else:
                 self._compiling.submit(request)
@@ -121,14 +127,21 @@ class EngineLoop:
     def _compiled(self, request: Request, error: MossoError | None) -> None:
         """Its constraint is ready: from here on it is a request like any other."""
         assert self._compiling is not None
-        if not self._compiling.take(request):
+        wanted = self._compiling.take(request)
+        if wanted is None:
             return  # aborted meanwhile
         try:
             if error is not None:
                 raise error
-            self._scheduler.add(with_seed(request))
+            self._scheduler.add(with_seed(wanted))
         except MossoError as why:
             self._emit(Rejected(request.id, why))
+
+    def _end_thinking(self, request_id: str, *, prepared: bool) -> None:
+        if prepared:
+            self._scheduler.end_thinking(request_id)
+        elif self._compiling is not None:
+            self._compiling.end_thinking(request_id)
 
     def _abort(self, request_id: str) -> list[TokenEvent]:
         if self._compiling is not None and self._compiling.abort(request_id):
@@ -152,13 +165,6 @@ class EngineLoop:
         self._runner.reset()
         self.idle = False
         return self._scheduler.fail(f"the engine failed in a step ({reason})")
-
-
-def with_seed(request: Request) -> Request:
-    """An unseeded request gets its seed here, once: after a preemption it continues the same stream."""
-    if request.sampling.seed is not None:
-        return request
-    return replace(request, sampling=replace(request.sampling, seed=random.getrandbits(63)))
 
 
 def check_request(request: Request, limits: EngineLimits) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mosso.core.errors import MossoError
 from mosso.core.requests import EngineLimits, EngineStats, Request, TokenEvent
+from mosso.engine.pulse import Phase
 from mosso.engine.settings import EngineSettings
 
 HEADER = struct.Struct(">I")
@@ -39,6 +40,17 @@ class Abort:
     """Client → engine: end this request; an unknown id is ignored."""
 
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndThinking:
+    """Client → engine: this request has thought enough; an unknown id is ignored.
+
+    `prepared`: engine → itself, once constraints can be had at once.
+    """
+
+    request_id: str
+    prepared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,14 @@ class Ready:
     limits: EngineLimits
     notes: tuple[str, ...] = ()
     settings: EngineSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Engine → client, twice a second once it is ready: what it does, and the seconds since it last moved."""
+
+    phase: Phase
+    still: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +130,8 @@ def _batch(events: tuple[tuple[Any, ...], ...], stats: EngineStats) -> Batch:
     return Batch(tuple(TokenEvent(*fields) for fields in events), stats)
 
 
-ToEngine = Load | Submit | Abort | Compiled | Shutdown
-FromEngine = Progress | Ready | Failed | Rejected | Batch
+ToEngine = Load | Submit | Abort | EndThinking | Compiled | Shutdown
+FromEngine = Progress | Ready | Beat | Failed | Rejected | Batch
 Emit = Callable[[FromEngine], None]
 
 

@@ -62,6 +62,7 @@ class TorchRunner:
 
     def close(self) -> None:
         self._worker.shutdown(cancel_futures=True)
+        self._sampler.close()
 
     @torch.inference_mode()
     def _execute(self, plan: StepPlan) -> Sampled | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mosso.core.constraints import Constrainer
 from mosso.core.requests import Request, SamplingParams, TokenLogprob
 from mosso.core.steps import RowWork, StepPlan
-from mosso.engine.constrained import Allowed, ConstrainedRows
+from mosso.engine.constrained import Allowed, ConstrainedRows, unpack
 from mosso.engine.table import RowTable
 from mosso.kernels import sampling as kernels
 from mosso.kernels.operations import TWINS, Operations
@@ -56,19 +57,19 @@ class Sampler:
         self._table = table
         self._draw = operations.draw
         self._device = device
-        self._constrained = None if constrainer is None else ConstrainedRows(constrainer)
+        self._constrained = None if constrainer is None else ConstrainedRows(constrainer, self._known)
         self._requests: list[Request | None] = [None] * max_rows
         self._floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32, device=device)
         self._ints = torch.zeros(len(_INTS), max_rows, dtype=torch.int64, device=device)
 
     def apply(self, plan: StepPlan) -> None:
         """Note the parameters of the requests that start."""
+        if self._constrained is not None:
+            self._constrained.apply(plan)
         for start in plan.starts:
             params = start.request.sampling
             assert params.seed is not None, "the loop gives every request a seed"
             self._requests[start.row] = start.request
-            if self._constrained is not None:
-                self._constrained.start(start)
             floats = [getattr(params, name) for name in _FLOATS]
             self._floats[:, start.row] = torch.tensor(floats).to(self._device)
             self._ints[:, start.row] = torch.tensor([params.seed, params.top_k]).to(self._device)
@@ -76,12 +77,11 @@ class Sampler:
     def sample(self, logits: torch.Tensor, work: Sequence[RowWork]) -> Sampled:
         """One token for each work item (all sample) from logits [S, V]; it becomes known in the table."""
         batch = self._gather(work)
-        allowed = self._allowed(work, logits.shape[-1])
+        allowed = Allowed() if self._constrained is None else self._constrained.allowed(work)
         shaped = self._restrict(self._penalize(logits, batch), allowed)
         tokens = kernels.sample(shaped, sampling_rows(batch), bias=self._bias(batch), draw=self._draw)
         self._table.append(batch.rows, batch.positions, tokens)
-        if self._constrained is not None:
-            self._constrained.drawn([item.row for item in work], tokens)
+        self._advance([item.row for item in work], tokens)
         asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
         if not asked:
             return Sampled(_HostCopy(tokens), failures=allowed.failures)
@@ -90,17 +90,28 @@ class Sampler:
         copy = _HostCopy(tokens, found.chosen, found.top_tokens, found.top)
         return Sampled(copy, tuple(asked), allowed.failures)
 
-    def _allowed(self, work: Sequence[RowWork], vocab_size: int) -> Allowed:
-        if self._constrained is None:
-            return Allowed()
-        return self._constrained.allowed([item.row for item in work], vocab_size)
+    def close(self) -> None:
+        """Nothing may be sampled any more."""
+        if self._constrained is not None:
+            self._constrained.close()
+
+    def _advance(self, rows: list[int], tokens: torch.Tensor) -> None:
+        if self._constrained is not None and self._constrained.holds(rows):
+            self._constrained.drawn(rows, tokens.tolist())
+
+    def _known(self, row: int, first: int, last: int) -> list[int]:
+        found: list[int] = self._table.known(torch.tensor([row]).to(self._device), last)[0, first:].tolist()
+        return found
 
     def _restrict(self, logits: torch.Tensor, allowed: Allowed) -> torch.Tensor:
         """Only the constrained rows are copied and changed."""
-        if allowed.tokens is None:
+        if not allowed.at:
             return logits
         at = torch.tensor(allowed.at).to(self._device)
-        return logits.index_copy(0, at, kernels.restrict(logits[at], allowed.tokens.to(self._device)))
+        tokens = np.stack([unpack(mask, logits.shape[-1]) for mask in allowed.masks])
+        return logits.index_copy(
+            0, at, kernels.restrict(logits[at], torch.from_numpy(tokens).to(self._device))
+        )
 
     def _gather(self, work: Sequence[RowWork]) -> _Batch:
         requests = [self._request(item.row) for item in work]

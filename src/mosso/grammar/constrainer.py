@@ -11,14 +11,16 @@ from threading import Lock
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from mosso.core.constraints import Grammar, GrammarKind, TokenConstraint, TurnConstraint
-from mosso.core.errors import EngineError, RequestError
-from mosso.grammar.turn import content_grammar, turn_grammar
+from mosso.core.constraints import Grammar, GrammarKind, TokenConstraint, Turn, TurnConstraint
+from mosso.core.errors import RequestError
+from mosso.grammar.thinking import Control, HarmonyTurn, TurnForm, in_short
+from mosso.grammar.turn import after_thinking_grammar, content_grammar, turn_grammar
 from mosso.grammar.vocabulary import open_vocabulary
 
 MAX_COMPILED = 256  # turns kept; a client sends the same schema and tools with every request
 LIMITS = LLParserLimits(verbose_errors=False)  # the state of a parser tells a client nothing
-MAX_MESSAGE = 300  # characters of the library's explanation that a client is shown
+
+_Compilable = TurnConstraint | tuple[str, ...]  # a turn's form; or the recipients of one that has none
 
 
 class HarmonyConstrainer:
@@ -27,64 +29,52 @@ class HarmonyConstrainer:
     def __init__(self, folder: Path, vocab_size: int) -> None:
         self._folder = folder
         self._vocab_size = vocab_size
-        self._compiled: OrderedDict[TurnConstraint, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[_Compilable, LLMatcher] = OrderedDict()
         self._lock = Lock()  # of the vocabulary, of `_compiled`, and of the matchers in it
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
         return open_vocabulary(self._folder, self._vocab_size)
 
-    def prepare(self, constraint: TurnConstraint) -> None:
-        with self._lock:
-            self._compile(constraint)
+    @cached_property
+    def _control(self) -> Control:
+        return Control(self._vocabulary)
 
-    def begin(self, constraint: TurnConstraint, tokens: Sequence[int]) -> TokenConstraint:
+    def prepare(self, turn: Turn) -> None:
         with self._lock:
-            matcher = self._compile(constraint).deep_copy()
-        turn = MatchedTurn(matcher)
+            assert self._control is not None  # the vocabulary is read, and has Harmony's tokens
+            self._matchers(turn)
+
+    def begin(self, turn: Turn, tokens: Sequence[int]) -> TokenConstraint:
+        with self._lock:
+            form, after = self._matchers(turn)
+            formed = None if form is None else TurnForm(form.deep_copy())
+            made = HarmonyTurn(self._control, turn.thinking_budget, formed, after.deep_copy())
         for token in tokens:
-            turn.consume(token)
-        return turn
+            made.consume(token)
+        return made
 
-    def _compile(self, constraint: TurnConstraint) -> LLMatcher:
-        matcher = self._compiled.get(constraint)
+    def _matchers(self, turn: Turn) -> tuple[LLMatcher | None, LLMatcher]:
+        """The turn's form, and what follows its thinking where it has none."""
+        form = None if turn.form is None else self._compile(turn.form)
+        return form, self._compile(turn.recipients if form is None else ())
+
+    def _compile(self, wanted: _Compilable) -> LLMatcher:
+        matcher = self._compiled.get(wanted)
         if matcher is None:
-            honoured = honour(constraint, self._vocabulary)
-            matcher = LLMatcher(self._vocabulary, turn_grammar(honoured), log_level=0, limits=LIMITS)
+            matcher = LLMatcher(self._vocabulary, self._grammar(wanted), log_level=0, limits=LIMITS)
             if matcher.is_error():  # each part compiled: only together are they too much
-                raise RequestError(f"The constraint cannot be honoured: {_short(matcher.get_error())}")
-            self._compiled[constraint] = matcher
-        self._compiled.move_to_end(constraint)
+                raise RequestError(f"The constraint cannot be honoured: {in_short(matcher.get_error())}")
+            self._compiled[wanted] = matcher
+        self._compiled.move_to_end(wanted)
         while len(self._compiled) > MAX_COMPILED:
             self._compiled.popitem(last=False)
         return matcher
 
-
-class MatchedTurn:
-    """Implements core's TokenConstraint."""
-
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
-
-    def mask(self) -> bytes | None:
-        if self._over():
-            return None
-        mask = self._matcher.compute_bitmask()
-        self._check()
-        return mask
-
-    def consume(self, token: int) -> None:
-        if self._over():
-            return
-        self._matcher.consume_token(token)
-        self._check()
-
-    def _over(self) -> bool:
-        return self._matcher.is_stopped() and not self._matcher.is_error()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise EngineError(f"the constraint failed: {_short(self._matcher.get_error())}")
+    def _grammar(self, wanted: _Compilable) -> str:
+        if isinstance(wanted, TurnConstraint):
+            return turn_grammar(honour(wanted, self._vocabulary))
+        return LLMatcher.grammar_from_lark(after_thinking_grammar(wanted))
 
 
 def honour(constraint: TurnConstraint, vocabulary: LLTokenizer) -> TurnConstraint:
@@ -104,7 +94,7 @@ def _honoured(grammar: Grammar, vocabulary: LLTokenizer) -> Grammar:
     if not grammar.strict:
         return Grammar(GrammarKind.JSON_OBJECT, param=grammar.param)
     where = grammar.param or grammar.kind
-    raise RequestError(f"{where} cannot be honoured: {_short(complaint)}", param=grammar.param)
+    raise RequestError(f"{where} cannot be honoured: {in_short(complaint)}", param=grammar.param)
 
 
 def _complaint(grammar: Grammar, vocabulary: LLTokenizer) -> str | None:
@@ -115,9 +105,3 @@ def _complaint(grammar: Grammar, vocabulary: LLTokenizer) -> str | None:
         return matcher.get_error()
     matcher.compute_bitmask()  # only now is a schema seen that refers to itself and to nothing else
     return "It admits nothing." if matcher.is_error() else None
-
-
-def _short(message: str) -> str:
-    """One line: the library adds the parser's state, and a regex's place in several lines."""
-    line = " ".join(message.split())
-    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

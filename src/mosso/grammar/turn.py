@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLMatcher
 
-from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.core.constraints import Grammar, GrammarKind, TurnConstraint
 from mosso.core.errors import RequestError
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
@@ -33,8 +34,11 @@ _TURN = """
 thought: <|channel|> "analysis" <|message|> TEXT <|end|> again
 preamble: <|channel|> "commentary" <|message|> TEXT <|end|> again
 again: <|start|> "assistant"
-type: " " <|constrain|> "json" | " json" |
 TEXT: /(.|\\n)*/
+"""
+
+_TYPE = """
+type: " " <|constrain|> "json" | " json" |
 """
 """The content type may be missing; both places of the recipient are the model's own (see harmony.header)."""
 
@@ -49,16 +53,22 @@ def turn_grammar(constraint: TurnConstraint) -> str:
         endings.append(f'<|channel|> "final" {kind} <|message|> {content} <|return|>')
     for index, call in enumerate(constraint.calls):
         content = _content(call.arguments, f"call_{index}", parts)
-        endings.append(f"{_call_header(call)} <|message|> {content} <|call|>")
+        endings.append(f"{_call_header(call.recipient)} <|message|> {content} <|call|>")
     free = constraint.answer is not None and constraint.answer.kind is GrammarKind.TEXT
     before = "(thought | preamble)*" if free else "thought?"
     start = f"start: {before} ({' | '.join(f'end_{i}' for i in range(len(endings)))})\n"
     rules = "".join(f"end_{index}: {ending}\n" for index, ending in enumerate(endings))
-    return json.dumps({"grammars": [{"name": "turn", "lark_grammar": start + rules + _TURN}, *parts]})
+    return json.dumps({"grammars": [{"name": "turn", "lark_grammar": start + rules + _TURN + _TYPE}, *parts]})
 
 
-def _call_header(call: Call) -> str:
-    to = json.dumps(f" to={call.recipient}")
+def after_thinking_grammar(recipients: Sequence[str]) -> str:
+    """From a thought's `<|end|>` to the next message's content, as Lark: not another thought."""
+    headers = ['<|channel|> "final"', '<|channel|> "commentary"', *map(_call_header, recipients)]
+    return f'start: <|end|> <|start|> "assistant" ({" | ".join(headers)}) <|message|>\n{_TYPE}'
+
+
+def _call_header(recipient: str) -> str:
+    to = json.dumps(f" to={recipient}")
     return f'(<|channel|> "commentary" {to} type | {to} <|channel|> "commentary" type)'
 
 

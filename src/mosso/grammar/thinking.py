@@ -1,0 +1,265 @@
+"""Where a turn is in its Harmony stream, and how its thinking is ended.
+
+Thinking is the content of analysis messages. Once its budget is used up,
+
+- a thought under way ends in `<|end|>`, at the end of a character: until then only bytes that complete it;
+- the header behind that is a legal one of another channel, and so is every header that comes later;
+- a thought whose header was under way is opened and closed without a word.
+
+Tokens of thinking are counted as they come, so the state follows from the turn's tokens and its budget alone.
+"""
+
+from __future__ import annotations
+
+import codecs
+from enum import Enum, auto
+from functools import cached_property
+
+from llguidance import LLMatcher, LLTokenizer
+
+from mosso.core.errors import EngineError, RequestError
+
+ENDLESS = 1 << 30  # the slack of what never needs a mask again
+MAX_MESSAGE = 300  # characters of the library's explanation that a client is shown
+MOST_WORDS, MOST_BYTES = 8, 1024  # of a header; what goes on is content that nobody announced
+_SPEECH_SLACK = 2
+"""From the content of another message it is two tokens to where a channel's name stands: `<|start|>` and what
+follows it. (A stray `<|channel|>` in the content is one: the thought it may open is closed at once.)"""
+_CONTINUATIONS = range(0x80, 0xC0)
+
+
+class Control:
+    """Harmony's control tokens, and some masks that need no grammar."""
+
+    def __init__(self, vocabulary: LLTokenizer) -> None:
+        self._vocabulary = vocabulary
+        self.start = self._id("start")
+        self.end = self._id("end")
+        self.channel = self._id("channel")
+        self.message = self._id("message")
+        self.ends = frozenset(self._id(name) for name in ("end", "return", "call"))
+        self.opening = (self.start, *vocabulary.tokenize_str("assistant"))  # what the prompt ends in
+
+    def _id(self, name: str) -> int:
+        ids = self._vocabulary.tokenize_str(f"<|{name}|>", parse_special=True)
+        if len(ids) != 1:
+            raise RequestError(f"Thinking cannot be ended: the vocabulary has no token <|{name}|>.")
+        return int(ids[0])
+
+    def includes(self, token: int) -> bool:
+        return bool(self._vocabulary.is_special_token(token))
+
+    @cached_property
+    def continuations(self) -> bytes:
+        """The bytes that go on with a character, each as a token."""
+        return self.only(*(self._vocabulary.tokenize_bytes(bytes([byte]))[0] for byte in _CONTINUATIONS))
+
+    def only(self, *tokens: int) -> bytes:
+        size = -(-self._vocabulary.vocab_size // 32) * 4
+        return sum(1 << token for token in set(tokens)).to_bytes(size, "little")
+
+    def without_analysis(self, mask: bytes) -> bytes:
+        """Of a mask behind `<|channel|>`, the tokens that begin another channel's name."""
+        bits = int.from_bytes(mask, "little")
+        for token in _tokens(bits):
+            if self.bytes_of(token).startswith(b"a"):
+                bits &= ~(1 << token)
+        return bits.to_bytes(len(mask), "little")
+
+    def bytes_of(self, token: int) -> bytes:
+        return bytes(self._vocabulary.decode_bytes([token]))
+
+
+def _tokens(bits: int) -> list[int]:
+    found = []
+    while bits:
+        found.append((bits & -bits).bit_length() - 1)
+        bits &= bits - 1
+    return found
+
+
+def both(left: bytes, right: bytes) -> bytes:
+    """The tokens of two masks."""
+    bits = int.from_bytes(left, "little") & int.from_bytes(right, "little")
+    return bits.to_bytes(len(left), "little")
+
+
+class Place(Enum):
+    """Where the next token stands."""
+
+    BETWEEN = auto()  # messages
+    HEADER = auto()
+    THOUGHT = auto()  # content of an analysis message
+    SPEECH = auto()  # content of another one
+
+
+class Position:
+    """Follows a turn, malformed ones too, as `harmony.parser` reads it."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.place = Place.HEADER  # the turn continues `<|start|>assistant`
+        self.thought = 0  # tokens of thinking so far
+        self.header: list[int] = []  # its tokens so far; of the first one without what the prompt ends in
+        self._text = b""  # of the header
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def in_character(self) -> bool:
+        """Whether the thought's last character still lacks bytes."""
+        return self.place is Place.THOUGHT and bool(self._utf8.getstate()[0])
+
+    @property
+    def names_analysis(self) -> bool:
+        """Whether the header under way opens a thought, as far as it can be told."""
+        text = self._text.lower()
+        return self.place is Place.HEADER and b"analysis" in text and b"to=" not in text
+
+    @property
+    def at_channel(self) -> bool:
+        """Whether a channel's name begins."""
+        return self.place is Place.HEADER and self.header[-1:] == [self.control.channel]
+
+    def consume(self, token: int) -> None:
+        control = self.control
+        if token in control.ends:
+            self.place = Place.BETWEEN
+        elif token == control.start:
+            self._open_header(token)
+        elif token == control.message and self.place in (Place.HEADER, Place.BETWEEN):
+            self._open_content()
+        elif token == control.channel:
+            if self.place is not Place.HEADER:
+                self._open_header()
+            self.header.append(token)
+        elif not control.includes(token):
+            self._text_token(token)
+        elif self.place is Place.HEADER:
+            self.header.append(token)
+
+    def _open_header(self, *tokens: int) -> None:
+        self.place = Place.HEADER
+        self.header, self._text = list(tokens), b""
+
+    def _open_content(self) -> None:
+        self.place = Place.THOUGHT if self.names_analysis else Place.SPEECH
+        self._utf8.reset()
+
+    def _text_token(self, token: int) -> None:
+        if self.place is Place.THOUGHT:
+            self.thought += 1
+            self._utf8.decode(self.control.bytes_of(token))
+            return
+        if self.place is Place.BETWEEN:
+            self._open_header()
+        if self.place is not Place.HEADER:
+            return
+        self.header.append(token)
+        text = self.control.bytes_of(token)
+        self._text += text
+        if b"{" in text or len(self._text) > MOST_BYTES or len(self._text.split()) > MOST_WORDS:
+            self._open_content()
+
+
+class TurnForm:
+    """The form of a turn, on its way: llguidance's matcher with its errors as ours."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+    def mask(self) -> bytes | None:
+        """None when the turn is over."""
+        if self.is_over:
+            return None
+        mask = bytes(self._matcher.compute_bitmask())
+        self._check()
+        return mask
+
+    def consume(self, token: int) -> None:
+        if self.is_over:
+            return
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise EngineError(f"the constraint failed: {in_short(self._matcher.get_error())}")
+
+
+class HarmonyTurn:
+    """Implements core's TokenConstraint: thinking within a budget, in a turn of some form or in a free one.
+
+    `after`: matches what a free turn goes on with once its thinking must end, from the thought's `<|end|>` to
+    the next `<|message|>`. It is copied, never changed.
+    """
+
+    def __init__(self, control: Control, budget: int | None, form: TurnForm | None, after: LLMatcher) -> None:
+        self._position = Position(control)
+        self._control = control
+        self._budget = budget
+        self._form = form
+        self._after = after
+
+    def mask(self) -> bytes | None:
+        formed = None if self._form is None else self._form.mask()
+        if not self._spent or (self._form is not None and formed is None):
+            return formed
+        position, control = self._position, self._control
+        if position.in_character:
+            return _within(formed, control.continuations)
+        if position.place is Place.THOUGHT:
+            return control.only(control.end)
+        if position.names_analysis:
+            return _within(formed, control.only(control.message))
+        if formed is None:
+            return self._header_mask()
+        return control.without_analysis(formed) if position.at_channel else formed
+
+    def slack(self) -> int:
+        if self._form is not None:
+            return ENDLESS if self._form.is_over else 0
+        if self._budget is None:
+            return ENDLESS
+        if not self._spent:
+            return self._budget - self._position.thought
+        return _SPEECH_SLACK if self._position.place is Place.SPEECH else 0
+
+    def consume(self, token: int) -> None:
+        if self._form is not None:
+            self._form.consume(token)
+        self._position.consume(token)
+
+    def end_thinking(self) -> None:
+        self._budget = 0
+
+    @property
+    def _spent(self) -> bool:
+        return self._budget is not None and self._position.thought >= self._budget
+
+    def _header_mask(self) -> bytes | None:
+        """What a legal header goes on with; None where the header is beyond that, or there is none."""
+        if self._position.place is Place.SPEECH:
+            return None
+        header = self._after.deep_copy()
+        control, position = self._control, self._position
+        said = [control.end]
+        if position.place is Place.HEADER:
+            drawn = position.header[:1] == [control.start]
+            said += [*(() if drawn else control.opening), *position.header]
+        if header.try_consume_tokens(said) < len(said) or header.is_stopped():
+            return None
+        return bytes(header.compute_bitmask())
+
+
+def in_short(message: str) -> str:
+    """One line: the library adds the parser's state, and a regex's place in several lines."""
+    line = " ".join(message.split())
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
+
+
+def _within(formed: bytes | None, wanted: bytes) -> bytes:
+    return wanted if formed is None else both(formed, wanted)
