@@ -151,6 +151,15 @@ class CompletionService:
         finally:
             report(_usage(job, choices))
 
+    async def pieces(
+        self, job: CompletionJob, report: Report
+    ) -> AsyncGenerator[tuple[Sequence[TextPiece], Usage]]:
+        """The one continuation of `job` as it comes, with the usage so far."""
+        choices = self._choices(job)
+        async with self._events(job, choices, report) as events:
+            async for _, pieces in events:
+                yield pieces, _usage(job, choices)
+
     async def complete(self, job: CompletionJob, report: Report) -> bytes:
         """The whole answer as JSON."""
         choices = self._choices(job)

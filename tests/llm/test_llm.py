@@ -1,0 +1,328 @@
+"""LLM on the demo: real engine, real threads."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from mosso import LLM
+from mosso.core.errors import CheckpointError, RequestError, UnavailableError, UsageError
+
+SUM = "What is 17 + 25?"
+
+
+def get_weather(city: str) -> str:
+    """The weather in a city."""
+    return f"{city}: sunny, 21 degrees"
+
+
+def engine_pid(llm: LLM) -> int:
+    return llm._runtime._close.peek()[2][2].pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_answer_has_everything(llm):
+    answer = llm.chat(SUM, temperature=0)
+    assert "42" in answer.text
+    assert str(answer) == answer.text
+    assert answer.thinking
+    assert answer.finish_reason == "stop"
+    assert answer.usage.completion_tokens == answer.speed.tokens
+    assert 0 < answer.speed.first_token_seconds < answer.speed.seconds
+    assert answer.messages[0] == {"role": "user", "content": SUM}
+    assert answer.messages[1]["content"] == answer.text
+
+
+def test_a_conversation_goes_on(llm):
+    first = llm.chat([{"role": "user", "content": "My name is Ada."}], temperature=0)
+    second = llm.chat([*first.messages, {"role": "user", "content": SUM}], temperature=0)
+    assert len(second.messages) == 4
+    assert second.usage.prompt_tokens_details.cached_tokens > 0
+
+
+def test_a_batch_keeps_its_order(llm, capfd):
+    answers = llm.chat([f"What is {n} + {n}?" for n in range(1, 9)], temperature=0, progress=False)
+    assert [str(2 * n) in answer.text for n, answer in enumerate(answers, 1)] == [True] * 8
+    again = llm.chat([[{"role": "user", "content": "What is 3 + 3?"}]], temperature=0)
+    assert again[0].text == answers[2].text
+    assert llm.chat([[{"role": "user", "content": SUM}]], progress=True)
+    assert capfd.readouterr().out == ""
+
+
+def test_functions_are_run_and_their_results_read(llm):
+    answer = llm.chat("What is the weather in Paris?", tools=[get_weather], temperature=0)
+    (call,) = answer.calls
+    assert (call.name, call.result) == ("get_weather", "Paris: sunny, 21 degrees")
+    assert [message["role"] for message in answer.messages] == ["user", "assistant", "tool", "assistant"]
+    assert answer.finish_reason == "stop"
+    assert "sunny" in answer.text
+
+
+def test_described_functions_are_the_callers_to_answer(llm):
+    description: dict[str, Any] = {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a city.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+    asked = llm.chat("What is the weather in Paris?", tools=[description], temperature=0)
+    assert asked.finish_reason == "tool_calls"
+    assert asked.calls[0].result is None
+    result = {"role": "tool", "tool_call_id": asked.calls[0].id, "content": "rainy, 9 degrees"}
+    assert "rainy" in llm.chat([*asked.messages, result], tools=[description], temperature=0).text
+
+
+def test_rounds_are_bounded(llm):
+    answer = llm.chat("What is the weather in Paris?", tools=[get_weather], temperature=0, max_rounds=1)
+    assert answer.finish_reason == "tool_calls"
+    assert answer.calls[0].result is None
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+def test_answers_of_a_type(llm):
+    answer = llm.chat("Extract the person: Ada is 36 years old.", output_type=Person, temperature=0)
+    assert isinstance(answer.parsed, Person)
+    assert Person.model_validate_json(answer.text) == answer.parsed
+    assert llm.chat("Hi", output_type=list[int], max_tokens=1).parsed is None
+
+
+def test_log_probabilities(llm):
+    answer = llm.chat(SUM, temperature=0, logprobs=2)
+    assert "".join(entry["token"] for entry in answer.logprobs) == answer.text
+    assert all(len(entry["top_logprobs"]) == 2 for entry in answer.logprobs)
+
+
+def test_a_stream_is_the_answer_in_pieces(llm):
+    stream = llm.stream("What is the weather in Paris?", tools=[get_weather], temperature=0)
+    pieces = list(stream)
+    answer = stream.answer
+    assert "".join(piece.text for piece in pieces if piece.kind == "text") == answer.text
+    assert "".join(piece.text for piece in pieces if piece.kind == "call") == answer.calls[0].arguments
+    assert [piece.text for piece in pieces if piece.kind == "result"] == [answer.calls[0].result]
+    assert answer.text == llm.chat("What is the weather in Paris?", tools=[get_weather], temperature=0).text
+    assert list(stream) == []
+
+
+def test_a_stream_left_early_leaves_nothing_behind(llm):
+    with llm.stream("Tell me about yourself.") as stream:
+        next(stream)
+    with pytest.raises(UsageError, match="has not ended"):
+        _ = stream.answer
+    assert wait_until(lambda: running(llm) == 0)
+
+
+def running(llm: LLM) -> int:
+    client = llm._runtime._close.peek()[2][2]
+    stats = llm._runtime.run(client.stats())
+    return stats.running + stats.waiting
+
+
+def wait_until(holds: Any, seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
+
+
+async def test_the_async_twins(llm):
+    answer, others = await asyncio.gather(
+        llm.achat(SUM, temperature=0), llm.agenerate(["a", "b"], max_tokens=2)
+    )
+    assert "42" in answer.text
+    assert len(others) == 2
+    async with llm.astream(SUM, temperature=0) as stream:
+        text = "".join([piece.text async for piece in stream if piece.kind == "text"])
+    assert text == answer.text == stream.answer.text
+
+
+async def test_cancelling_ends_the_models_work(llm):
+    task = asyncio.create_task(llm.achat("Tell me about yourself."))
+    stream = llm.astream("Tell me about yourself.")
+    await anext(stream)
+    task.cancel()
+    await stream.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(wait_until, lambda: running(llm) == 0)
+
+
+def test_a_function_may_use_the_llm_itself(llm):
+    def add(a: int, b: int) -> str:
+        """Add two numbers."""
+        return llm.chat(f"What is {a} + {b}?", temperature=0).text
+
+    def get_weather(city: str) -> str:
+        """The weather in a city."""
+        return add(20, 1)
+
+    assert llm.chat("What is the weather in Paris?", tools=[get_weather], temperature=0).calls[0].result
+
+
+def test_raw_text(llm):
+    one = llm.generate("Hello", max_tokens=5, temperature=0)
+    assert one.usage.completion_tokens == one.speed.tokens == 5
+    assert one.finish_reason == "length"
+    assert str(one) == one.text
+    two = llm.generate(["Hello", "Hello"], max_tokens=5, temperature=0, progress=False)
+    assert [each.text for each in two] == [one.text, one.text]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"temperature": 5}, RequestError, "temperature"),
+        ({"colour": 1}, RequestError, "colour"),
+        ({"n": 2}, UsageError, "n cannot be an option"),
+        ({"max_rounds": 0}, UsageError, "max_rounds"),
+        ({"tools": [len, len]}, UsageError, "len"),
+        ({"output_type": Person, "response_format": {"type": "text"}}, UsageError, "mean the same"),
+    ],
+)
+def test_wrong_options_are_named(llm, options, error, says):
+    with pytest.raises(error, match=says):
+        llm.chat("Hi", **options)
+    with pytest.raises(error, match=says):
+        list(llm.stream("Hi", **options))
+
+
+@pytest.mark.parametrize("messages", [[], [{}], 3, [3], [[]]])
+def test_wrong_messages_are_named(llm, messages):
+    with pytest.raises((UsageError, RequestError), match="messages"):
+        llm.chat(messages)
+
+
+def test_a_batch_ends_with_its_first_error(llm):
+    with pytest.raises(RequestError, match="role"):
+        llm.chat([[{"role": "user", "content": "Hi"}], [{"role": "nobody", "content": "Hi"}]])
+    assert wait_until(lambda: running(llm) == 0)
+
+
+def test_many_threads(llm):
+    with ThreadPoolExecutor(8) as threads:
+        texts = list(threads.map(lambda n: llm.chat(f"What is {n} + 1?", temperature=0).text, range(16)))
+    assert [str(n + 1) in text for n, text in enumerate(texts)] == [True] * 16
+
+
+def test_a_notebook_shows_text_and_runs_nothing(llm):
+    answer = llm.chat(SUM, temperature=0)
+    shown = answer._repr_html_()
+    assert "<details><summary>Thinking</summary>" in shown
+    assert "tokens/s" in shown
+    hostile = type(answer)(
+        "<script>alert(1)</script><img src=x onerror=alert(1)>", "</div><b>", answer.calls, "stop",
+        answer.usage, answer.speed, [],
+    )  # fmt: skip
+    assert not re.search(r"<(script|img|b)\b", hostile._repr_html_())
+    assert "<script" not in llm.generate("<script>", max_tokens=3)._repr_html_()
+
+
+def test_closing_ends_the_engine_and_whatever_runs():
+    llm = LLM("demo", threads=1)
+    pid = engine_pid(llm)
+    failed: list[BaseException] = []
+    stream = llm.stream("Tell me about yourself.")
+    next(stream)
+
+    def read() -> None:
+        try:
+            for _ in stream:
+                pass
+        except UnavailableError as error:
+            failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    llm.close()
+    llm.close()
+    reader.join(10)
+    assert failed or stream._over
+    assert not is_alive(pid)
+    assert repr(llm) == "LLM('demo', closed)"
+    with pytest.raises(UnavailableError, match="closed"):
+        llm.chat("Hi")
+
+
+def test_one_that_nobody_holds_ends():
+    llm = LLM("demo", threads=1)
+    pid = engine_pid(llm)
+    del llm
+    gc.collect()
+    assert wait_until(lambda: not is_alive(pid))
+
+
+SCRIPT = """
+import sys
+from mosso import LLM
+llm = LLM("demo", threads=1)
+print(llm._runtime._close.peek()[2][2].pid, flush=True)
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "status"),
+    [("llm.chat('Hi')", 0), ("sys.exit(3)", 3), ("next(llm.stream('Hi')); sys.exit(4)", 4)],
+)
+def test_a_script_that_just_ends_leaves_nothing_behind(then, status):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT.format(then=then)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (status, "")
+    assert wait_until(lambda: not is_alive(int(done.stdout)))
+
+
+def test_ctrl_c_ends_the_call_and_not_the_llm():
+    then = """
+try:
+    llm.chat(["Tell me about yourself. " * 50] * 64, max_tokens=2000, min_tokens=2000)
+except KeyboardInterrupt:
+    print("interrupted", llm.chat("Hi", temperature=0).text, flush=True)
+"""
+    script = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(then=then)], stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    assert script.stdout is not None
+    pid = int(script.stdout.readline())
+    time.sleep(1)
+    os.kill(script.pid, signal.SIGINT)
+    out, _ = script.communicate(timeout=60)
+    assert out.startswith("interrupted H")
+    assert script.returncode == 0
+    assert not is_alive(pid)
+
+
+def test_what_kept_it_from_starting_is_raised(tmp_path):
+    with pytest.raises(UsageError, match="no model"):
+        LLM("nothing")
+    with pytest.raises(CheckpointError):
+        LLM(tmp_path)
+    with pytest.raises(UsageError, match="no setting 'gpu'"):
+        LLM("demo", gpu=True)
+    with pytest.raises(UsageError, match="--max-rows"):
+        LLM("demo", max_rows=0)
