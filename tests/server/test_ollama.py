@@ -61,19 +61,49 @@ def test_lines_are_the_default_and_thinking_can_be_hidden(serve):
     assert made[-1]["eval_count"] > 0
 
 
+OPTIONS = {"top_k": 5, "top_p": 0.5, "min_p": 0.1, "temperature": 0.7, "seed": 7, "repeat_penalty": 1.5,
+           "presence_penalty": 0.2, "frequency_penalty": 0.3, "num_predict": 9}  # fmt: skip
+LOADING = {"num_ctx": 8192, "num_gpu": 1, "use_mmap": True, "num_keep": 4, "repeat_last_n": 64, "tfs_z": 1,
+           "mirostat": 0, "typical_p": 1.0, "penalize_newline": True, "num_thread": 8}  # fmt: skip
+
+
 def test_options_have_their_effect(serve):
     server = serve()
-    options = {"num_predict": 3, "top_k": 5, "seed": 7, "repeat_penalty": 1.5}
     with ollama.Client(server.url) as client:
-        assert client.chat("test", USER, options=options).done_reason == "length"
-    sampling = server.source.seen[0].sampling
-    assert (sampling.max_tokens, sampling.top_k, sampling.repetition_penalty) == (3, 5, 1.5)
+        client.chat("test", USER, options=OPTIONS | LOADING)
+        client.chat("test", USER, options={"seed": -1, "num_predict": -1})
+    first, second = (request.sampling for request in server.source.seen)
+    assert (first.top_k, first.top_p, first.min_p, first.temperature) == (5, 0.5, 0.1, 0.7)
+    assert (first.seed, first.repetition_penalty, first.max_tokens) == (7, 1.5, 9)
+    assert (first.presence_penalty, first.frequency_penalty) == (0.2, 0.3)
+    assert second.seed is None
+    assert second.max_tokens > 1000
 
 
-def test_what_is_served(server):
+def test_a_stop_string_and_a_length(serve):
+    server = serve()
     with ollama.Client(server.url) as client:
-        assert [model.model for model in client.list().models] == ["gpt-oss-test", "test"]
-        assert [model.model for model in client.ps().models] == ["gpt-oss-test"]
+        stopped = client.chat("test", USER, options={"stop": ["Hal"]})
+        assert (stopped.message.content, stopped.done_reason) == ("the ", "stop")
+        assert client.chat("test", USER, options={"num_predict": 3}).done_reason == "length"
+
+
+def test_effort_and_format(serve):
+    server = serve()
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    with ollama.Client(server.url) as client:
+        client.chat("test", USER, think="high", format=schema)
+        client.chat("test", USER, format="json")
+    prompt = TOKENIZER.decode(server.source.seen[0].prompt, control=True)
+    assert "Reasoning: high" in prompt
+    assert [request.constraint is not None for request in server.source.seen] == [True, True]
+
+
+def test_log_probabilities(server):
+    with ollama.Client(server.url) as client:
+        answer = client.chat("test", USER, logprobs=True, top_logprobs=1)
+    assert [entry.token for entry in answer.logprobs][:2] == ["the", " "]
+    assert all(len(entry.top_logprobs) == 1 for entry in answer.logprobs)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +113,7 @@ def test_what_is_served(server):
         ({"options": {"top_k": "x"}}, 400, "options.top_k"),
         ({"messages": [{"role": "tool", "content": "1"}]}, 400, "messages[0]"),
         ({"best_beer": 1}, 400, "best_beer"),
+        ({"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "messages[0].images"),
     ],
 )
 def test_mistakes_have_the_dialects_shape(server, fields, status, name):

@@ -14,6 +14,7 @@ from mosso.api.chat_prompt import conversation_of
 from mosso.api.chat_schema import ChatRequest
 from mosso.api.chat_stream import ChatChoice, ChatOptions
 from mosso.api.chat_wire import FINGERPRINT, ChoiceFold, ChunkWriter
+from mosso.api.completions import check_token_ids
 from mosso.api.context import room_for
 from mosso.api.deltas import Delta
 from mosso.api.generation import Choice, closing, generate
@@ -28,7 +29,7 @@ from mosso.core.constraints import TurnConstraint
 from mosso.core.errors import RequestError
 from mosso.core.requests import EngineLimits, Request
 from mosso.core.source import TokenSource
-from mosso.harmony.conversation import Role
+from mosso.harmony.conversation import Channel, Conversation, Message, Role
 from mosso.harmony.renderer import Renderer
 from mosso.harmony.tokenizer import Tokenizer
 
@@ -66,28 +67,45 @@ class ChatService:
         self._settings = settings
         self._observer = observer
 
-    def prompt_tokens(self, body: ChatRequest, caller: Caller) -> tuple[int, ...]:
-        """The prompt that `body` renders to. CPU work that grows with the prompt; any thread may do it."""
+    def prompt_tokens(
+        self, body: ChatRequest, caller: Caller, before: tuple[int, ...] = ()
+    ) -> tuple[int, ...]:
+        """The prompt that `body` renders to. CPU work that grows with the prompt; any thread may do it.
+
+        With `before`, token ids of a conversation that `history` gave, it goes on from there.
+        """
         salt = caller.salt(body.cache_salt)
 
         def thoughts_of(call_id: str) -> Thoughts:
             return self.thoughts.get(salt, call_id)
 
         conversation = conversation_of(body, self._settings, thoughts_of)
-        return tuple(self._renderer.render_for_completion(conversation, Role.ASSISTANT))
+        if before:  # it has a system message
+            conversation = Conversation(conversation.messages[1:])
+        return before + tuple(self._renderer.render_for_completion(conversation, Role.ASSISTANT))
+
+    def history(self, job: ChatJob, answer: str) -> list[int]:
+        """The conversation of `job`, whose answer was `answer`, for a prompt that goes on from it."""
+        opening = self._renderer.render_for_completion(Conversation(()), Role.ASSISTANT)
+        final = Message(Role.ASSISTANT, answer, channel=Channel.FINAL)
+        return [*job.requests[0].prompt[: -len(opening)], *self._renderer.render_message(final)]
 
     def counted(self, body: ChatRequest, caller: Caller) -> int:
         """Tokens of the prompt of `body`, which must be for the model that is served."""
         check_model(body.model, self._settings.model_names)
         return len(self.prompt_tokens(body, caller))
 
-    def prepare(self, body: ChatRequest, caller: Caller) -> ChatJob:
-        """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
+    def prepare(self, body: ChatRequest, caller: Caller, *, before: tuple[int, ...] = ()) -> ChatJob:
+        """Translate `body`; RequestError says what is wrong with it. Any thread may do it.
+
+        `before`: see prompt_tokens.
+        """
         check_model(body.model, self._settings.model_names)
         _check(body, self._settings)
         limits = self._source.limits
         constraint = constraint_of(body)
-        prompt = self.prompt_tokens(body, caller)
+        check_token_ids(before, limits.vocab_size, "context")
+        prompt = self.prompt_tokens(body, caller, before)
         options = body.stream_options if body.stream else None
         job_id = f"chatcmpl-{uuid.uuid4().hex}"
         return ChatJob(

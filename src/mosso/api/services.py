@@ -34,8 +34,8 @@ class Services:
         observer = observer or NullObserver()
         self.chat = ChatService(source, tokenizer, settings, observer)
         self.messages = MessagesService(self.chat)
-        self.ollama = OllamaService(self.chat)
         self.completions = CompletionService(source, tokenizer, settings, observer)
+        self.ollama = OllamaService(self.chat, self.completions, tokenizer, settings)
         self.text = TextService(source, tokenizer, settings, self.chat)
         self.responses = ResponsesService(
             source, tokenizer, settings, observer, self.chat.thoughts, store, sealer or Sealer()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from mosso.core.config import ModelConfig
 from mosso.harmony.conversation import CHATGPT_IDENTITY, KNOWLEDGE_CUTOFF, Effort
 
 ReasoningFields = Literal["both", "reasoning", "reasoning_content", "none"]
@@ -34,6 +35,15 @@ class SamplingDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is told of the model to clients that ask; `nbytes` of its weights, as stored."""
+
+    config: ModelConfig
+    nbytes: int
+    quantization: str = "MXFP4"
+
+
+@dataclass(frozen=True, slots=True)
 class ApiSettings:
     """`model` is the name that is served and listed; `aliases` are accepted beside it.
 
@@ -43,6 +53,7 @@ class ApiSettings:
 
     model: str
     aliases: tuple[str, ...] = ()
+    facts: ModelFacts | None = None
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     effort: Effort = Effort.MEDIUM
     reasoning_fields: ReasoningFields = "both"

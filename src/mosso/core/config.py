@@ -42,6 +42,16 @@ class ModelConfig:
         if not self.sliding:
             object.__setattr__(self, "sliding", tuple(i % 2 == 0 for i in range(self.num_layers)))
 
+    @property
+    def parameters(self) -> int:
+        """How many there are, embedding and output head included."""
+        hidden, heads = self.hidden_size, self.num_heads * self.head_dim
+        qkv = heads + 2 * self.num_kv_heads * self.head_dim
+        attention = (hidden + 1) * qkv + (heads + 1) * hidden + self.num_heads  # sinks: one a head
+        expert = (hidden + 1) * 2 * self.intermediate_size + (self.intermediate_size + 1) * hidden
+        layer = attention + (hidden + 1) * self.num_experts + self.num_experts * expert + 2 * hidden
+        return 2 * self.vocab_size * hidden + self.num_layers * layer + hidden
+
 
 GPT_OSS_20B = ModelConfig(
     num_layers=24,

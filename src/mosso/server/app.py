@@ -8,7 +8,12 @@ import mosso
 from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
 from mosso.api.completion_schema import Completion, CompletionRequest
 from mosso.api.messages_schema import CountTokensRequest, MessagesEvent, MessagesRequest
-from mosso.api.ollama_schema import OllamaChatRequest
+from mosso.api.ollama_schema import (
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaPullRequest,
+    OllamaShowRequest,
+)
 from mosso.api.responses_schema import ResponseEvent, ResponsesRequest
 from mosso.api.responses_store import ResponseStore
 from mosso.api.sealing import Sealer
@@ -34,6 +39,9 @@ _BODIES = (
     CountTokensRequest,
     MessagesRequest,
     OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaShowRequest,
+    OllamaPullRequest,
 )
 
 

@@ -1,0 +1,47 @@
+"""The OpenAPI document is true: schemathesis finds no answer, whole or streamed, that it does not declare."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def schemathesis(url: str, *arguments: str) -> str:
+    """What the tool says; its settings are those of this folder."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", *arguments]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_check_of_schemathesis(serve):
+    server = serve(api={"aliases": ("demo",)})
+    server.source.batch = 8
+    said = schemathesis(server.url, "--seed", "1")
+    generated = re.search(r"(\d+) generated", said)
+    assert generated
+    assert int(generated[1]) > 2000
+
+
+def test_no_operation_has_the_frameworks_own_refusal(server):
+    document = server.http.get("/openapi.json").json()
+    answers = [operation["responses"] for item in document["paths"].values() for operation in item.values()]
+    assert not any("422" in declared for declared in answers)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/chat/completions", "ErrorResponse"),
+        ("/v1/messages", "MessagesError"),
+        ("/api/chat", "OllamaError"),
+    ],
+)
+def test_errors_have_the_shape_of_their_dialect(server, path, shape):
+    declared = server.http.get("/openapi.json").json()["paths"][path]["post"]["responses"]["400"]
+    assert declared["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{shape}"}
