@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -31,12 +33,12 @@ class DemoServer:
         return float(found.group(1))
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
-    log = tmp_path_factory.mktemp("demo") / "log"
+@contextmanager
+def serving(log: Path, *flags: str) -> Iterator[DemoServer]:
+    """The demo with more flags; what it logs goes to `log`."""
     with log.open("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning"],
+            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -52,4 +54,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         process.stdout.close()
-        assert log.read_text() == "", "a server that is only asked proper things logs no warning"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
+    log = tmp_path_factory.mktemp("demo") / "log"
+    with serving(log, "--log-level", "warning") as server:
+        yield server
+    assert log.read_text() == "", "a server that is only asked proper things logs no warning"
+
+
+@pytest.fixture(scope="session")
+def serving_demo() -> Callable[..., AbstractContextManager[DemoServer]]:
+    """For tests that hurt their server: each has one of its own."""
+    return serving

@@ -184,9 +184,9 @@ def test_a_dead_engine_is_dead(serve, error):
 
 def test_an_engine_that_hangs_while_work_waits(serve):
     server = serve(stuck_seconds=5)
-    server.source.stats_value = EngineStats(waiting=1, seconds_since_step=4)
+    server.source.stats_value = EngineStats(waiting=1, seconds_since_step=60, seconds_stalled=4)
     assert health(server) == {"health": 200, "live": 200, "ready": 200}
-    server.source.stats_value = EngineStats(waiting=1, seconds_since_step=6)
+    server.source.stats_value = EngineStats(waiting=1, seconds_stalled=6)
     assert health(server) == {"health": 503, "live": 503, "ready": 503}
 
 

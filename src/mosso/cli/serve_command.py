@@ -11,6 +11,7 @@ import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.models import Model, find_model
+from mosso.cli.operations import operations_of, operations_options
 from mosso.core.errors import EngineError
 from mosso.engine.settings import MIB
 
@@ -47,6 +48,7 @@ logger = logging.getLogger("mosso")
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that keeps the responses of /v1/responses; default: one for the port, in the state folder.",
 )
+@operations_options
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 def command(
     model: str, host: str, port: int, name: str | None, log_level: str, store: Path | None, **options: Any
@@ -68,8 +70,10 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
     from mosso.cli.stores import open_store
     from mosso.server.run import bind, serve_async, url_of
 
+    operations = operations_of(options)
     server = server_settings(
         model,
+        stuck_seconds=operations.stuck_after,
         reasoning_fields=options.pop("reasoning_fields"),
         max_body_bytes=options.pop("max_body") * MIB,
         drain_seconds=options.pop("drain"),
@@ -79,9 +83,12 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
         sock = owned.enter_context(bind(host, port))  # before the model loads: a taken port is said at once
         url = url_of(sock)
         kept, sealer = owned.enter_context(open_store(store, port))
-        async with serving(engine, server, store=kept, sealer=sealer) as (app, client):
-            for note in client.notes:
+        async with serving(engine, server, store=kept, sealer=sealer, restarts=operations.restarts) as (
+            app,
+            source,
+        ):
+            for note in source.notes:
                 logger.info(note)
             await serve_async(app, sock, on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"))
-            if not client.is_alive:
+            if not source.is_alive:
                 raise EngineError("the engine died; the log says how")

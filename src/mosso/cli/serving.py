@@ -18,9 +18,9 @@ from mosso.api.settings import ApiSettings, ReasoningFields, SamplingDefaults
 from mosso.checkpoint.config import read_generation_defaults
 from mosso.cli.models import Model
 from mosso.core.errors import EngineError
-from mosso.engine.client import EngineClient
 from mosso.engine.messages import Progress
 from mosso.engine.settings import EngineSettings
+from mosso.engine.supervisor import RestartPolicy, Supervisor
 from mosso.harmony.tokenizer import Tokenizer
 from mosso.server.app import create_app
 from mosso.server.run import bind, run, serve_async, url_of
@@ -46,8 +46,9 @@ async def serving(
     *,
     store: ResponseStore | None = None,
     sealer: Sealer | None = None,
-) -> AsyncIterator[tuple[FastAPI, EngineClient]]:
-    """The app with its engine running; the engine ends with the block. If it dies, the app drains."""
+    restarts: RestartPolicy | None = None,
+) -> AsyncIterator[tuple[FastAPI, Supervisor]]:
+    """The app with its engine running; it ends with the block. If it dies for good, the app drains."""
 
     def lost(error: EngineError) -> None:
         logger.critical("%s", error.message)
@@ -56,22 +57,22 @@ async def serving(
     def told(progress: Progress) -> None:
         logger.info(progress.stage)
 
-    starting = asyncio.create_task(EngineClient.start(engine, on_progress=told, on_death=lost))
+    starting = asyncio.create_task(Supervisor.start(engine, told, lost, restarts))
     try:  # a large vocabulary takes a second or two, while the engine loads
         tokenizer = await asyncio.to_thread(Tokenizer.from_folder, engine.model)
     except BaseException:
         starting.cancel()
         (started,) = await asyncio.gather(starting, return_exceptions=True)
-        if isinstance(started, EngineClient):
+        if isinstance(started, Supervisor):
             await started.close()
         raise
-    client = await starting
-    app = create_app(client, tokenizer, server, store=store, sealer=sealer)
+    source = await starting
+    app = create_app(source, tokenizer, server, store=store, sealer=sealer)
     try:
         await app.state.responses.recover()
-        yield app, client
+        yield app, source
     finally:
-        await client.close()
+        await source.close()
 
 
 class LocalServer:
@@ -118,6 +119,6 @@ class LocalServer:
         self._loop = asyncio.get_running_loop()
         with bind("127.0.0.1", 0) as sock:
             self.url = url_of(sock)
-            async with serving(self._engine, self._settings) as (self._app, client):
-                self.notes = client.notes
+            async with serving(self._engine, self._settings) as (self._app, source):
+                self.notes = source.notes
                 await serve_async(self._app, sock, on_start=self._started.set)

@@ -50,6 +50,7 @@ class Request:
     priority: int = 0  # lower is served first
     cache_salt: str = ""  # prefixes are shared only between requests of equal salt
     tenant: str = ""  # whose it is; service is shared fairly between tenants
+    choice: int = 0  # its number among those that share the prompt
     generated: tuple[int, ...] = ()  # what an engine that died had generated: the stream goes on behind it
     constraint: TurnConstraint | None = None  # the prompt then ends in `<|start|>assistant`
     recipients: tuple[str, ...] = ()  # whom the turn may call
@@ -86,6 +87,7 @@ class TokenEvent:
     finish: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens that the prefix cache gave
     error: str | None = None
+    queued_seconds: float = field(default=0.0, compare=False)  # before it got a row; on the first event only
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,30 @@ class EngineLimits:
     kv_tokens: int  # tokens of full-attention KV that fit
     max_rows: int  # requests that run at once
     vocab_size: int
+
+
+STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384)
+
+
+class Histogram(NamedTuple):
+    """How often values fell below or on each bound, and above the bound before; then how often above all."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float  # of the values
+
+    @classmethod
+    def of(cls, bounds: tuple[float, ...]) -> Histogram:
+        return cls(bounds, (0,) * (len(bounds) + 1), 0.0)
+
+    def __add__(self, other: Histogram) -> Histogram:  # type: ignore[override]  # a sum, not a longer tuple
+        """Both together; they have the same bounds."""
+        counts = (a + b for a, b in zip(self.counts, other.counts, strict=True))
+        return Histogram(self.bounds, tuple(counts), self.total + other.total)
+
+
+_NO_SECONDS, _NO_TOKENS = Histogram.of(STEP_SECONDS), Histogram.of(STEP_TOKENS)
 
 
 class QueueLoad(NamedTuple):
@@ -125,6 +151,8 @@ class EngineStats:
     preemptions: int = 0
     finished: dict[str, int] = field(default_factory=dict)  # by FinishReason value
     last_step_seconds: float = 0.0
+    step_seconds: Histogram = _NO_SECONDS
+    step_tokens: Histogram = _NO_TOKENS  # positions that steps computed
     seconds_since_step: float = 0.0  # 0 while idle: grows only when work waits and no step ends
     seconds_stalled: float = 0.0  # 0 while work moves, also within a step or a compilation: see engine.pulse
     restarts: int = 0  # of the engine, after deaths

@@ -16,6 +16,7 @@ from mosso.core.requests import EngineLimits
 from mosso.engine.loop import EngineLoop
 from mosso.engine.memory import KVBudget, kv_budget
 from mosso.engine.messages import Emit, Progress, Ready, ToEngine
+from mosso.engine.pulse import Pulse
 from mosso.engine.runner import Runner, TorchRunner
 from mosso.engine.sampler import Sampler
 from mosso.engine.settings import EXPANDED_LIMIT, MIB, EngineSettings
@@ -31,12 +32,13 @@ from mosso.scheduler import Scheduler, SchedulerConfig
 
 
 def build_loop(
-    settings: EngineSettings, inbox: queue.SimpleQueue[ToEngine], emit: Emit
+    settings: EngineSettings, inbox: queue.SimpleQueue[ToEngine], emit: Emit, pulse: Pulse | None = None
 ) -> tuple[EngineLoop, Ready]:
-    """Load the model and return the loop with the message that says so.
+    """Load the model and return the loop, which tells `pulse` how it comes on, with the message that says so.
 
     Raises UsageError for settings that cannot be had here, CheckpointError for a damaged model.
     """
+    pulse = pulse or Pulse()
     cuda = find_cuda(settings)
     emit(Progress("reading the checkpoint"))
     with open_checkpoint(settings.model) as checkpoint:
@@ -45,28 +47,32 @@ def build_loop(
         settings = settings.resolved(cuda=cuda, weight_bytes=checkpoint.nbytes)
         constrainer: Constrainer | None = None
         if settings.device == "cuda":
-            runner, budget, notes = build_gpu(checkpoint, settings, emit)
+            runner, budget, notes = build_gpu(checkpoint, settings, emit, pulse)
         else:
             constrainer = HarmonyConstrainer(settings.model, config.vocab_size)
-            runner, budget, notes = build_cpu(checkpoint, settings, emit, constrainer)
+            runner, budget, notes = build_cpu(checkpoint, settings, emit, constrainer, pulse)
     limits = EngineLimits(budget.max_context, budget.full_tokens, settings.rows, config.vocab_size)
     scheduler = Scheduler(scheduler_config(config, budget, settings))
-    loop = EngineLoop(scheduler, runner, inbox, emit, limits, constrainer=constrainer, check=settings.check)
+    loop = EngineLoop(
+        scheduler, runner, inbox, emit, limits, constrainer=constrainer, pulse=pulse, check=settings.check
+    )
     return loop, Ready(limits, (*notes, describe_kv(budget), describe_sizes(settings)), settings)
 
 
 Built = tuple[Runner, KVBudget, tuple[str, ...]]
 
 
-def build_gpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> Built:
+def build_gpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, pulse: Pulse) -> Built:
     from mosso.engine.gpu_build import build_gpu_engine  # imports Triton, which not every system has
+    from mosso.kernels.gpu.compile import on_compile
 
+    on_compile(pulse.compiling)
     engine = build_gpu_engine(checkpoint, settings, emit)
     return engine.runner, engine.budget, engine.notes
 
 
 def build_cpu(
-    checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer
+    checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer, pulse: Pulse
 ) -> Built:
     torch.set_num_threads(settings.num_threads)
     config, device = checkpoint.config, torch.device("cpu")
@@ -82,7 +88,7 @@ def build_cpu(
     runner = TorchRunner(
         table,
         Sampler(table, settings.rows, device, operations, constrainer),
-        partial(forward, weights, config, kv, operations=operations),
+        partial(forward, weights, config, kv, operations=operations, mark=pulse.mark),
     )
     return runner, budget, (note, describe_kernels(operations, device))
 

@@ -28,6 +28,8 @@ from mosso.engine.messages import (
     HEADER,
     Abort,
     Batch,
+    Beat,
+    EndThinking,
     Failed,
     FromEngine,
     Load,
@@ -40,11 +42,16 @@ from mosso.engine.messages import (
     decode,
     encode,
 )
+from mosso.engine.pulse import Phase, stalled
 from mosso.engine.settings import EngineSettings
 
 CLOSE_SECONDS = 5.0  # a child that has not left by then is killed
 
 _Stream = asyncio.Queue[TokenEvent | MossoError]
+
+
+class EngineLostError(EngineError):
+    """The engine's process is gone, and with it everything that it worked on."""
 
 
 class EngineClient:
@@ -58,7 +65,9 @@ class EngineClient:
         self._writer = writer
         self._streams: dict[str, _Stream] = {}
         self._stats = EngineStats()
-        self._last_sign = time.monotonic()  # of life: a batch, or the first request after idleness
+        self._last_step = time.monotonic()  # a batch, or the first request after idleness
+        self._last_sign = self._last_step  # of life: also a beat
+        self._beat = Beat(Phase.IDLE, 0.0)  # the last one, or what a batch says in its place
         self._limits: EngineLimits | None = None
         self._gone: MossoError | None = None  # why there is no engine any more
         self._receiving: asyncio.Task[None] | None = None
@@ -124,7 +133,7 @@ class EngineClient:
         if request.id in self._streams:
             raise RequestError(f"a request with id {request.id} is already running")
         if not self._streams:
-            self._last_sign = time.monotonic()
+            self._last_sign = self._last_step = time.monotonic()
         queue = self._streams[request.id] = asyncio.Queue()
         self._send(Submit(request))
         try:
@@ -145,10 +154,27 @@ class EngineClient:
         if request_id in self._streams:
             self._send(Abort(request_id))
 
+    async def end_thinking(self, request_id: str) -> None:
+        """See TokenSource.end_thinking."""
+        if request_id in self._streams:
+            self._send(EndThinking(request_id))
+
     async def stats(self) -> EngineStats:
-        """The last known state. `seconds_since_step` grows while requests are open and nothing arrives."""
-        waiting = self._streams and self._gone is None
-        return replace(self._stats, seconds_since_step=time.monotonic() - self._last_sign if waiting else 0.0)
+        """The last known state, and how long it has been so while requests are open."""
+        if not self._streams or self._gone is not None:
+            return replace(self._stats, seconds_since_step=0.0)
+        now = time.monotonic()
+        still = stalled(self._beat.phase, self._beat.still, now - self._last_sign)
+        return replace(self._stats, seconds_since_step=now - self._last_step, seconds_stalled=still)
+
+    @property
+    def last_stats(self) -> EngineStats:
+        """What it said last."""
+        return self._stats
+
+    def kill(self) -> None:
+        """End an engine that does not listen any more; its death is then told as any other."""
+        self._process.kill()
 
     async def close(self) -> None:
         """Stop the engine, whatever it does; return when its process is gone. May be called twice."""
@@ -202,9 +228,15 @@ class EngineClient:
             while True:
                 match await self._next():
                     case Batch(events, stats):
-                        self._stats, self._last_sign = stats, time.monotonic()
+                        self._stats, self._beat = (
+                            stats,
+                            Beat(Phase.STEP if stats.running else Phase.IDLE, 0.0),
+                        )
+                        self._last_sign = self._last_step = time.monotonic()
                         for event in events:
                             self._deliver(event.request_id, event, last=event.finish is not None)
+                    case Beat() as beat:
+                        self._beat, self._last_sign = beat, time.monotonic()
                     case Rejected(request_id, error):
                         self._deliver(request_id, error, last=True)
                     case Failed(error):
@@ -213,9 +245,9 @@ class EngineClient:
                         pass
         except (asyncio.IncompleteReadError, OSError):
             died = await self._death("", failure)
-        self._end(died)
         if self._on_death is not None:
             self._on_death(died)
+        self._end(died)
 
     def _deliver(self, request_id: str, item: TokenEvent | MossoError, *, last: bool) -> None:
         """A stream whose consumer left is no longer here: what still comes for it is dropped."""
@@ -223,13 +255,13 @@ class EngineClient:
         if queue is not None:
             queue.put_nowait(item)
 
-    async def _death(self, when: str, failure: MossoError | None = None) -> EngineError:
+    async def _death(self, when: str, failure: MossoError | None = None) -> EngineLostError:
         """The connection ended though nobody asked: say why, in words."""
         if failure is not None:
-            return EngineError(failure.message)
+            return EngineLostError(failure.message)
         status = await asyncio.to_thread(self._reap)
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        return EngineError(f"the engine process {how} {when}".rstrip())
+        return EngineLostError(f"the engine process {how} {when}".rstrip())
 
     def _end(self, error: MossoError) -> None:
         """No engine from now on: every open stream raises `error`. The first reason stays."""

@@ -4,12 +4,13 @@ Signals: SIGINT and SIGTERM are ignored here. Terminals and service managers sen
 and it is the parent that drains; it ends us by a message or by closing the connection, so we also end when
 the parent dies, however it dies.
 
-Threads: the main thread loads, then runs the loop and is the only writer of the connection; one thread
-reads the connection into the inbox.
+Threads: the main thread loads, then runs the loop; one thread reads the connection into the inbox, one tells
+the client how the work comes on, also while the main thread hangs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import queue
@@ -17,11 +18,13 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 
 from mosso.core.errors import EngineError, UsageError
 from mosso.engine.messages import (
     HEADER,
+    Beat,
     Failed,
     FromEngine,
     Load,
@@ -30,6 +33,7 @@ from mosso.engine.messages import (
     decode,
     encode,
 )
+from mosso.engine.pulse import BEAT_SECONDS, Pulse
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 """Steps of all sizes come in any order: on a GPU, memory that grows and shrinks in place does not fall to
@@ -41,15 +45,18 @@ default 5 ms for the loop's."""
 
 
 class Connection:
-    """Whole messages over a stream socket; blocking. One thread sends, one receives."""
+    """Whole messages over a stream socket; blocking. Any thread sends, one receives."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._sending = threading.Lock()
         self._file = sock.makefile("rb")
 
     def send(self, message: FromEngine) -> None:
         """Blocks while the client's end is full: a client that does not read slows the engine down."""
-        self._sock.sendall(encode(message))
+        data = encode(message)
+        with self._sending:
+            self._sock.sendall(data)
 
     def receive(self) -> ToEngine | None:
         """The next message, None at the end of the connection."""
@@ -71,8 +78,10 @@ def serve(connection: Connection) -> int:
     try:
         from mosso.engine.build import build_loop  # imports torch: only here, only now
 
-        loop, ready = build_loop(load.settings, inbox, connection.send)
+        pulse = Pulse()
+        loop, ready = build_loop(load.settings, inbox, connection.send, pulse)
         connection.send(ready)
+        threading.Thread(target=_beat, args=(connection, pulse), name="pulse", daemon=True).start()
         gc.collect()
         gc.freeze()  # what was loaded stays: the collector need not look through it while steps wait
         loop.run()
@@ -93,6 +102,14 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[ToEngine]) -> None:
     while (message := connection.receive()) is not None and not isinstance(message, Shutdown):
         inbox.put(message)
     os._exit(0)
+
+
+def _beat(connection: Connection, pulse: Pulse) -> None:
+    """Until the client is gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection.send(Beat(*pulse.read()))
+            time.sleep(BEAT_SECONDS)
 
 
 def main() -> None:

@@ -32,6 +32,11 @@ _GAUGES = (
         "How long work has waited for a step to end.",
         lambda s: s.seconds_since_step,
     ),
+    (
+        "mosso:seconds_stalled",
+        "How long the engine has not moved while work waits; liveness follows it.",
+        lambda s: s.seconds_stalled,
+    ),
 )
 _COUNTERS = (
     ("vllm:prompt_tokens", "Prompt tokens taken in.", lambda s: s.prompt_tokens),
@@ -40,6 +45,8 @@ _COUNTERS = (
     ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", lambda s: s.prompt_tokens),
     ("vllm:prefix_cache_hits", "Prompt tokens found there.", lambda s: s.cached_prompt_tokens),
     ("mosso:steps", "Engine steps.", lambda s: s.steps),
+    ("mosso:engine_restarts", "Engines started after one that died.", lambda s: s.restarts),
+    ("mosso:request_replays", "Requests that went on in a restarted engine.", lambda s: s.replays),
 )
 
 

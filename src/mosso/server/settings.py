@@ -13,7 +13,9 @@ class ServerSettings:
 
     api: ApiSettings
     max_body_bytes: int = 32 << 20
+    open_metrics: bool = True  # /metrics asks for no key
+    cors_origins: tuple[str, ...] = ()  # pages of which origins may call from a browser; "*": all
     thread_body_bytes: int = 16 << 10  # bodies from this size on are translated in a thread
-    stuck_seconds: float = 30.0  # work waits and no step has ended for so long: the engine hangs
+    stuck_seconds: float = 8.0  # work waits and the engine has not moved for so long: it hangs
     stats_seconds: float = 2.0  # the engine must tell its state within this time
     drain_seconds: float = 60.0  # streams still open so long after SIGTERM are cut

@@ -1,5 +1,8 @@
 """Liveness and readiness, from the engine's own heartbeat: a probe never costs a generation.
 
+The engine tells a long step from one that hangs (`EngineStats.seconds_stalled`). An engine that died is being
+started again: the server lives, and is not ready.
+
 live    the process answers and the engine is not stuck; a restart would help where this fails
 ready   live, the engine is loaded, and the server is not draining
 /health the engine is loaded and moves; also true while draining
@@ -47,10 +50,10 @@ async def engine_state(context: Context) -> EngineState:
         return EngineState(loaded=True, stuck=True, message="The engine does not answer.")
     except MossoError as error:
         return EngineState(loaded=True, stuck=True, message=error.message)
-    if stats.seconds_since_step > context.settings.stuck_seconds:
-        waited = f"{stats.seconds_since_step:.0f} s"
+    if stats.seconds_stalled > context.settings.stuck_seconds:
+        still = f"{stats.seconds_stalled:.0f} s"
         return EngineState(
-            loaded=True, stuck=True, message=f"Work waits, but no step has ended for {waited}."
+            loaded=True, stuck=True, message=f"Work waits, but the engine has not moved for {still}."
         )
     return EngineState(loaded=True, stuck=False, message="The engine is running.")
 
