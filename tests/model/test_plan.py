@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mosso.checkpoint import open_checkpoint
 from mosso.checkpoint.config import ExpertsFormat
 from mosso.checkpoint.random_weights import TINY, write_random
+from mosso.checkpoint.schema import expected_tensors
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine.memory import kv_budget
@@ -245,3 +246,9 @@ def test_packed_experts_must_be_stored_so() -> None:
 )
 def test_bytes_for_people(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize("config", [GPT_OSS_20B, GPT_OSS_120B])
+def test_the_count_of_parameters_is_that_of_the_tensors(config):
+    specs = expected_tensors(config, "bf16").values()
+    assert config.parameters == sum(math.prod(spec.shape) for spec in specs)

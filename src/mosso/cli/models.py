@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from mosso.cli.environment import MODELS
 from mosso.core.errors import UsageError
 
 DEMO = "demo"
@@ -49,8 +51,9 @@ def looks_like_hub_id(text: str) -> bool:
 
 
 def models_folder() -> Path:
-    """Where `mosso pull` puts models unless told otherwise."""
-    return Path.home() / ".cache" / "mosso" / "models"
+    """Where `mosso pull` puts models unless told otherwise; see environment.MODELS."""
+    told = next((os.environ[name] for name in MODELS if os.environ.get(name)), None)
+    return Path(told).expanduser() if told else Path.home() / ".cache" / "mosso" / "models"
 
 
 def pulled_folder(model_id: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
+from mosso.cli.environment import FromEnvironment, without_meaning
 from mosso.cli.models import Model, find_model
 from mosso.cli.operations import operations_of, operations_options
 from mosso.core.errors import EngineError
@@ -18,13 +19,14 @@ from mosso.engine.settings import MIB
 logger = logging.getLogger("mosso")
 
 
-@click.command("serve")
+@click.command("serve", cls=FromEnvironment)
 @click.argument("model", default="demo")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
 )
 @click.option("--name", help="What the API calls the model; default: `demo` or the folder's name.")
+@click.option("--alias", "aliases", multiple=True, help="Another name that the API takes; may be repeated.")
 @engine_options
 @click.option(
     "--reasoning-fields",
@@ -49,17 +51,27 @@ logger = logging.getLogger("mosso")
     help="File that keeps the responses of /v1/responses; default: one for the port, in the state folder.",
 )
 @operations_options
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_default=True,
+)
 def command(
     model: str, host: str, port: int, name: str | None, log_level: str, store: Path | None, **options: Any
 ) -> None:
     """Serve MODEL (default: the demo) behind an OpenAI-compatible API.
+
+    Every flag is also a variable: --max-rows is MOSSO_MAX_ROWS. NIM's main variables are read too, such as
+    NIM_SERVER_PORT, NIM_SERVED_MODEL_NAME and NIM_MAX_MODEL_LEN; a flag wins over MOSSO_*, that over NIM_*.
 
     SIGTERM or Ctrl-C drains: new requests are refused, streams in hand go on; a second signal leaves at once.
     """
     from mosso.server.run import run
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for variable in without_meaning():
+        logger.warning("%s has no meaning here", variable)
     found = find_model(model)
     run(lambda: _serve(Model(name or found.name, found.folder), host, port, store, options))
 
@@ -74,6 +86,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
     server = server_settings(
         model,
         stuck_seconds=operations.stuck_after,
+        aliases=options.pop("aliases"),
         reasoning_fields=options.pop("reasoning_fields"),
         max_body_bytes=options.pop("max_body") * MIB,
         drain_seconds=options.pop("drain"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from mosso.api.responses_store import ResponseStore
 from mosso.api.sealing import Sealer
-from mosso.api.settings import ApiSettings, ReasoningFields, SamplingDefaults
-from mosso.checkpoint.config import read_generation_defaults
+from mosso.api.settings import ApiSettings, ModelFacts, ReasoningFields, SamplingDefaults
+from mosso.checkpoint.reader import open_checkpoint
 from mosso.cli.models import Model
 from mosso.core.errors import EngineError
 from mosso.engine.messages import Progress
@@ -30,12 +30,23 @@ logger = logging.getLogger("mosso")
 
 
 def server_settings(
-    model: Model, *, reasoning_fields: ReasoningFields = "both", **options: Any
+    model: Model,
+    *,
+    aliases: Sequence[str] = (),
+    reasoning_fields: ReasoningFields = "both",
+    **options: Any,
 ) -> ServerSettings:
-    """Names and sampling defaults as the checkpoint's folder gives them."""
-    found = read_generation_defaults(model.folder)
-    defaults = SamplingDefaults(temperature=found.temperature, top_p=found.top_p, top_k=found.top_k)
-    api = ApiSettings(model.name, defaults=defaults, reasoning_fields=reasoning_fields)
+    """Names, sampling defaults and what is told of the model, as the checkpoint's folder gives them."""
+    checkpoint = open_checkpoint(model.folder)
+    checkpoint.close()  # its headers were all that is wanted here
+    found = checkpoint.generation
+    api = ApiSettings(
+        model.name,
+        aliases=tuple(dict.fromkeys(alias for alias in aliases if alias != model.name)),
+        facts=ModelFacts(checkpoint.config, checkpoint.nbytes, checkpoint.experts_format.upper()),
+        defaults=SamplingDefaults(temperature=found.temperature, top_p=found.top_p, top_k=found.top_k),
+        reasoning_fields=reasoning_fields,
+    )
     return ServerSettings(api, **options)
 
 

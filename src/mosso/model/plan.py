@@ -227,7 +227,7 @@ def format_plan(plan: MemoryPlan) -> str:
         ("all but the tokens", plan.fixed_bytes),
     ]
     width = max(len(name) for name, _ in rows) + 2
-    count = _parameters(config)
+    count = config.parameters
     parameters = f"{count / 1e9:.4g} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
     lines = [f"{config.num_layers} layers, {config.num_experts} experts, {parameters} parameters"]
     lines += [f"{name:<{width}}{'' if size is None else format_bytes(size):>12}" for name, size in rows]
@@ -249,10 +249,6 @@ def _fit_lines(plan: MemoryPlan, width: int) -> list[str]:
 
 def _indented(lines: tuple[MemoryLine, ...]) -> list[tuple[str, int | None]]:
     return [(f"  {line.name}", line.nbytes) for line in lines]
-
-
-def _parameters(config: ModelConfig) -> int:
-    return sum(math.prod(spec.shape) for spec in expected_tensors(config, "bf16").values())
 
 
 def format_bytes(count: int) -> str:
