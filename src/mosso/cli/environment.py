@@ -1,7 +1,7 @@
 """Settings from the environment, for containers: a flag wins over MOSSO_*, then NIM_*, then the default.
 
---max-rows is MOSSO_MAX_ROWS, and so with every flag. NIM's variables are those below; what is set of others is
-named in a warning.
+--max-rows is MOSSO_MAX_ROWS, and so with every flag. NIM's variables are those below; others that are set
+are said in a warning.
 """
 
 from __future__ import annotations
