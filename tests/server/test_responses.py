@@ -172,7 +172,7 @@ BAD = [
     ({"input": "hi", "tools": [ADD], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice"),
     ({"input": "hi", "text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
     ({"input": "hi", "text": {"format": {"type": "grammar"}}}, "text.format.type"),
-    ({"input": "hi", "reasoning": {"effort": "none"}}, "reasoning.effort"),
+    ({"input": "hi", "reasoning": {"effort": "xhigh"}}, "reasoning.effort"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
     ({"input": [{"role": "user", "content": "a"}, {"role": "user"}]}, "input[1].content"),
     ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),

@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from mosso.api.caller import Caller
-from mosso.api.chat_prompt import effort_named
 from mosso.api.context import room_for
 from mosso.api.errors import detail_of
-from mosso.api.generation import Choice, closing, generate
+from mosso.api.generation import closing
 from mosso.api.observer import Observer
 from mosso.api.responses_background import Run, with_ending
-from mosso.api.responses_items import developer_content, history, item_json, new_id, read_items
+from mosso.api.responses_items import (
+    Memory,
+    approved_calls,
+    developer_content,
+    history,
+    item_json,
+    new_id,
+    read_items,
+)
 from mosso.api.responses_schema import (
     STORED_ITEMS,
+    FunctionTool,
     IncompleteDetails,
     InputTokensDetails,
     Item,
@@ -34,10 +43,19 @@ from mosso.api.responses_schema import (
 )
 from mosso.api.responses_store import ResponseStore, StoredResponse, StoreError
 from mosso.api.responses_stream import Event, ResponseMachine, ResponseOptions
-from mosso.api.responses_structure import choice_json, format_json, responses_constraint
+from mosso.api.responses_structure import (
+    choice_json,
+    first_turn,
+    format_json,
+    later_turn,
+)
+from mosso.api.responses_tool_schema import McpApprovalRequestItem, McpListItem, McpServerTool
+from mosso.api.responses_toolset import Tools, Toolset, gather
+from mosso.api.responses_turns import Turns, with_turn
 from mosso.api.sampling import choice_requests, sampling_params
 from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings
+from mosso.api.thinking import effort_named
 from mosso.api.thoughts import Thoughts, ThoughtStore
 from mosso.api.usage import Report, TokenCounts
 from mosso.api.wire import check_model
@@ -56,6 +74,7 @@ from mosso.harmony.renderer import Renderer
 from mosso.harmony.tokenizer import Tokenizer
 
 logger = logging.getLogger("mosso.api")
+MOST_CALLS = 128  # of built-in tools in one response
 FLUSH_SECONDS = 0.25  # that a background response's events may wait to be stored
 MOST_UNSTORED = 256  # background responses that the store could not keep are kept in memory, so many of them
 
@@ -72,6 +91,9 @@ class ResponseJob:
     request: Request
     model: str
     effort: str
+    toolset: Toolset = field(default_factory=Toolset)
+    approved: tuple[McpApprovalRequestItem, ...] = ()  # calls to be run before the first turn
+    prompt: Callable[[Mapping[str, str]], tuple[int, ...]] | None = None  # with these calls' results
 
 
 @dataclass(slots=True)
@@ -114,11 +136,11 @@ class Answer:
             temperature=body.temperature if body.temperature is not None else sampling.temperature,
             text={"format": format_json(body.text.format), "verbosity": "medium"},
             tool_choice=choice_json(body.tool_choice),
-            tools=[_tool_json(tool.model_dump()) for tool in body.functions],
+            tools=_tools_json(body),
             top_logprobs=body.top_logprobs,
             top_p=body.top_p if body.top_p is not None else sampling.top_p,
             truncation=body.truncation,
-            usage=_usage(self.machine.counts) if over else None,
+            usage=_usage(self.machine.total) if over else None,
             user=body.user,
         )
         return made.model_dump()
@@ -162,6 +184,7 @@ class ResponsesService:
         thoughts: ThoughtStore,
         store: ResponseStore,
         sealer: Sealer,
+        tools: Tools,
     ) -> None:
         self._source = source
         self._tokenizer = tokenizer
@@ -171,6 +194,7 @@ class ResponsesService:
         self._thoughts = thoughts
         self._store = store
         self._sealer = sealer
+        self._tools = tools
         self._runs: dict[tuple[str, str], Run] = {}  # in the background, and such as could not be stored
 
     async def earlier(self, body: ResponsesRequest, scope: str) -> list[StoredResponse]:
@@ -178,6 +202,14 @@ class ResponsesService:
         if body.previous_response_id is None:
             return []
         return await self._chain(scope, body.previous_response_id, "previous_response_id")
+
+    async def gather(self, body: ResponsesRequest, earlier: Sequence[StoredResponse]) -> Toolset:
+        """The built-in tools that `body` asks for. It may ask servers what they offer, within a time limit;
+        RequestError for what is not to be had here."""
+        known: dict[str, list[dict[str, Any]]] = {}
+        if any(isinstance(tool, McpServerTool) for tool in body.tools):
+            known = await asyncio.to_thread(_known_tools, body, earlier)
+        return await gather(body, self._tools, known)
 
     async def _chain(self, scope: str, response_id: str, param: str | None) -> list[StoredResponse]:
         chain = await self._store.chain(scope, response_id)
@@ -188,18 +220,30 @@ class ResponsesService:
         return chain
 
     def prepare(
-        self, body: ResponsesRequest, earlier: Sequence[StoredResponse], caller: Caller
+        self,
+        body: ResponsesRequest,
+        earlier: Sequence[StoredResponse],
+        caller: Caller,
+        toolset: Toolset | None = None,
     ) -> ResponseJob:
-        """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
+        """Translate `body`; RequestError says what is wrong with it. Any thread may do it.
+
+        `toolset` is what `gather` gave; a body that names no built-in tool needs none.
+        """
         check_model(body.model, self._settings.model_names)
         _check(body, earlier)
+        toolset = toolset or Toolset()
         given = read_items(body.input)
         items = [*_items_of(earlier), *given]
         if not items:
             raise RequestError("input: there is nothing to answer.", param="input")
         limits = self._source.limits
         effort = effort_named(body.reasoning.effort, self._settings.effort, param="reasoning.effort")
-        prompt = self._prompt(body, items, caller.scope, effort)
+
+        def prompt_with(results: Mapping[str, str]) -> tuple[int, ...]:
+            return self._prompt(body, items, caller.scope, effort, toolset, results)
+
+        prompt = prompt_with({})
         sampling = sampling_params(
             body.sampling,
             self._settings.defaults,
@@ -209,29 +253,40 @@ class ResponsesService:
             vocab_size=limits.vocab_size,
         )
         job_id = new_id("resp")
-        constraint = responses_constraint(body)
+        turn = first_turn(body, toolset)
+        approved = tuple(approved_calls(items))
         return ResponseJob(
             id=job_id,
             scope=caller.scope,
             created=self._settings.now(),
             body=body,
             items=to_json([item_json(item) for item in given]),
-            request=choice_requests(job_id, prompt, sampling, body.sampling, caller, constraint)[0],
+            request=with_turn(choice_requests(job_id, prompt, sampling, body.sampling, caller)[0], turn),
             model=body.model or self._settings.model,
             effort=effort,
+            toolset=toolset,
+            approved=approved,
+            prompt=prompt_with if approved else None,
         )
 
     def _prompt(
-        self, body: ResponsesRequest, items: list[Item], scope: str, effort: Effort
+        self,
+        body: ResponsesRequest,
+        items: list[Item],
+        scope: str,
+        effort: Effort,
+        toolset: Toolset,
+        results: Mapping[str, str],
     ) -> tuple[int, ...]:
         system = SystemContent(
             identity=self._settings.identity,
             knowledge_cutoff=self._settings.knowledge_cutoff,
             date=self._settings.date(),
             effort=effort,
+            namespaces=tuple(toolset.namespaces),
         )
         head = [Message(Role.SYSTEM, system)]
-        developer = developer_content(body, items)
+        developer = developer_content(body, items, toolset)
         if developer is not None:
             head.append(Message(Role.DEVELOPER, developer))
 
@@ -243,7 +298,8 @@ class ResponsesService:
                 return self._sealer.open(scope, item.encrypted_content)
             return "\n\n".join(part.text for part in item.content or [])
 
-        said = list(history(items, thoughts_of, thinking_of))
+        memory = Memory(thoughts_of, thinking_of, toolset.mcp_recipient, results)
+        said = list(history(items, memory))
         prompt = self._rendered(head, said)
         if body.truncation == "auto":
             room = self._source.limits.max_context - 1
@@ -265,18 +321,16 @@ class ResponsesService:
         body = job.body
         options = ResponseOptions(
             functions=bool(body.functions) and body.tool_choice != "none",
+            hosted=job.toolset.find,
+            most_calls=min(body.max_tool_calls or MOST_CALLS, MOST_CALLS),
             parallel=body.parallel_tool_calls,
             logprobs=body.logprobs,
             seal=seal if body.sealed else None,
         )
-        prompt_tokens = len(job.request.prompt)
-        self._observer.started(
-            prompt_tokens=prompt_tokens, choices=1, max_tokens=job.request.sampling.max_tokens
-        )
         machine = ResponseMachine(
             self._tokenizer,
             options,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=len(job.request.prompt),
             on_call=remember,
             on_repair=self._observer.repaired,
         )
@@ -300,12 +354,50 @@ class ResponsesService:
         """
         return self._events(self._answer(job), report)
 
+    async def _made(self, answer: Answer) -> AsyncGenerator[Sequence[Event]]:
+        """The events of the whole response, its built-in tools' included; they are closed at its end."""
+        job, machine = answer.job, answer.machine
+        opening = [event for listing in job.toolset.listings for event in machine.listed(listing)]
+        turns = Turns(
+            self._source,
+            self._tokenizer,
+            self._observer,
+            machine,
+            max_tokens=job.body.max_output_tokens,
+            later=lambda: later_turn(
+                job.body, job.toolset, hosted=machine.may_call, thought=machine.total.reasoning
+            ),
+        )
+        try:
+            request = job.request
+            if job.approved:
+                yield opening
+                opening = []
+                results: dict[str, str] = {}
+                async for events in turns.approved(job.approved, job.toolset, results):
+                    yield events
+                request = await asyncio.to_thread(self._with_results, job, results)
+                machine.again(len(request.prompt))
+            async with closing(turns.events(request)) as batches:
+                async for events in batches:
+                    yield [*opening, *events]  # not before the engine has taken the request
+                    opening = []
+            if opening:
+                yield opening
+        finally:
+            await job.toolset.close()
+
+    def _with_results(self, job: ResponseJob, results: Mapping[str, str]) -> Request:
+        assert job.prompt is not None
+        prompt = job.prompt(results)
+        room = room_for(len(prompt), job.body.max_output_tokens, self._source.limits, param="input")
+        return replace(job.request, prompt=prompt, sampling=replace(job.request.sampling, max_tokens=room))
+
     async def _events(self, answer: Answer, report: Report) -> AsyncGenerator[list[bytes]]:
         machine, opening, opened = answer.machine, answer.lifecycle("created", "in_progress"), False
-        choice = Choice(answer.job.request, machine)
         try:
-            async with closing(generate(self._source, [choice], self._observer)) as batches:
-                async for _, events in batches:
+            async with closing(self._made(answer)) as batches:
+                async for events in batches:
                     yield ([] if opened else opening) + answer.numbered(events)
                     opened = True
             answer.generated(self._settings.now())
@@ -315,7 +407,7 @@ class ResponsesService:
             yield answer.numbered(machine.stop())
             answer.status, answer.error = "failed", error_of(error)
         finally:
-            report(machine.counts.usage())
+            report(machine.total.usage())
         await self._keep(answer)
         yield ([] if opened else opening) + answer.ending()
 
@@ -375,9 +467,8 @@ class ResponsesService:
     async def _generate(self, run: Run) -> None:
         answer = run.answer
         flushed = time.monotonic()
-        choice = Choice(answer.job.request, answer.machine)
-        async with closing(generate(self._source, [choice], self._observer)) as batches:
-            async for _, events in batches:
+        async with closing(self._made(answer)) as batches:
+            async for events in batches:
                 run.tell(answer.numbered(events))
                 if time.monotonic() - flushed > FLUSH_SECONDS:
                     await self._flush(run)
@@ -499,6 +590,22 @@ def _raw_items(records: Sequence[StoredResponse]) -> list[dict[str, Any]]:
     ]
 
 
+def _known_tools(
+    body: ResponsesRequest, earlier: Sequence[StoredResponse]
+) -> dict[str, list[dict[str, Any]]]:
+    """What servers offered when the conversation asked them first, by label."""
+    given = [] if isinstance(body.input, str) else body.input
+    known = {}
+    for item in (*_raw_items(earlier), *given):
+        if isinstance(item, dict) and item.get("type") == "mcp_list_tools" and not item.get("error"):
+            try:
+                listed = McpListItem.model_validate({key: v for key, v in item.items() if v is not None})
+            except ValidationError:
+                continue  # prepare says what is wrong with it
+            known[listed.server_label] = [tool.model_dump() for tool in listed.tools]
+    return known
+
+
 def _items_of(records: Sequence[StoredResponse]) -> list[Item]:
     """The items of the conversation so far; their developer messages stay, earlier `instructions` do not."""
     return STORED_ITEMS.validate_python(_raw_items(records))
@@ -510,8 +617,15 @@ def _without_oldest_turn(said: list[Message]) -> list[Message]:
     return said[users[1] :] if len(users) > 1 else []
 
 
-def _tool_json(tool: dict[str, Any]) -> dict[str, Any]:
-    return tool | {"strict": bool(tool["strict"])}
+def _tools_json(body: ResponsesRequest) -> list[dict[str, Any]]:
+    """The tools that the request has, as it named them; what lets one into a server is not told again."""
+    told = []
+    for tool in body.tools:
+        if isinstance(tool, FunctionTool):
+            told.append(tool.model_dump() | {"strict": bool(tool.strict)})
+        elif isinstance(tool, McpServerTool):
+            told.append(tool.model_dump(exclude={"headers", "authorization"}, exclude_none=True))
+    return told
 
 
 def _usage(counts: TokenCounts) -> ResponsesUsage:

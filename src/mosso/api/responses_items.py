@@ -9,11 +9,13 @@ ThoughtStore.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
+from mosso.api.responses_hosted import error_text
 from mosso.api.responses_schema import (
     TYPED_ITEM,
     FunctionCallItem,
@@ -27,6 +29,8 @@ from mosso.api.responses_schema import (
     ResponsesRequest,
 )
 from mosso.api.responses_structure import shown_formats
+from mosso.api.responses_tool_schema import McpApprovalRequestItem, McpApprovalResponseItem, McpCallItem
+from mosso.api.responses_toolset import Toolset
 from mosso.api.thoughts import Thoughts
 from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient, shown_name
 from mosso.api.wire import as_request_error
@@ -41,6 +45,10 @@ _PREFIX = {
     "function_call": "fc",
     "function_call_output": "fco",
     "reasoning": "rs",
+    "mcp_list_tools": "mcpl",
+    "mcp_call": "mcp",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
 }
 
 
@@ -110,17 +118,20 @@ def item_json(item: Item) -> dict[str, Any]:
     return data
 
 
-def developer_content(body: ResponsesRequest, items: Sequence[Item]) -> DeveloperContent | None:
+def developer_content(
+    body: ResponsesRequest, items: Sequence[Item], toolset: Toolset
+) -> DeveloperContent | None:
     """`instructions`, then what system and developer messages say, and the functions on offer."""
     texts = [body.instructions] if body.instructions else []
     texts += [text_of(item) for item in items if _is_instruction(item)]
-    functions = _functions(body)
+    functions = (*_functions(body), *toolset.functions)
+    notes = "\n".join(toolset.notes) or None if functions else None
     formats = shown_formats(body)
     if not texts and not functions and not formats:
         return None
     return DeveloperContent(
         instructions="\n\n".join(texts) if texts else None,
-        namespaces=(ToolNamespace(FUNCTIONS, tools=functions),) if functions else (),
+        namespaces=(ToolNamespace(FUNCTIONS, notes, functions),) if functions else (),
         response_formats=formats,
     )
 
@@ -144,6 +155,8 @@ def text_of(item: Item) -> str:
             return output if isinstance(output, str) else "\n".join(part.text for part in output)
         case ReasoningItem():
             return "\n\n".join(part.text for part in item.content or [])
+        case _:
+            return ""
 
 
 def _functions(body: ResponsesRequest) -> tuple[HarmonyFunction, ...]:
@@ -166,51 +179,120 @@ def _functions(body: ResponsesRequest) -> tuple[HarmonyFunction, ...]:
     )
 
 
-def history(
-    items: Sequence[Item], thoughts_of: Callable[[str], Thoughts], thinking_of: Callable[[ReasoningItem], str]
-) -> Iterator[Message]:
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What history needs beside the items. `thoughts_of(call_id)` is what the server remembers of the
+    thinking before a call; `thinking_of` reads a reasoning item, sealed or not; `recipient_of(label, tool)`
+    is an MCP tool's Harmony name; `results`: of approved calls that have been run since, by request."""
+
+    thoughts_of: Callable[[str], Thoughts]
+    thinking_of: Callable[[ReasoningItem], str]
+    recipient_of: Callable[[str, str], str]
+    results: Mapping[str, str] = field(default_factory=dict)
+
+
+def history(items: Sequence[Item], memory: Memory) -> Iterator[Message]:
     """The items as Harmony messages, instructions left out.
 
-    `thoughts_of(call_id)` is what the server remembers of the thinking before a call; `thinking_of` reads a
-    reasoning item, sealed or not. RequestError for an output whose call is not there.
+    RequestError for an output whose call is not there, and for an answer to a request that is not.
     """
-    last_final = max((i for i, item in enumerate(items) if _is_final(item)), default=-1)
-    called: dict[str, str] = {}
-    told = False  # thinking or a preamble stands before the next call
-    for position, item in enumerate(items):
-        match item:
-            case ReasoningItem():
-                told = True
-                if position > last_final and (text := thinking_of(item)):
-                    yield Message(Role.ASSISTANT, text, channel=Channel.ANALYSIS)
-            case FunctionCallItem():
-                called[item.call_id] = item.name
-                for thought in () if told else thoughts_of(item.call_id):
-                    if position > last_final or thought.channel is not Channel.ANALYSIS:
-                        yield Message(Role.ASSISTANT, thought.text, channel=thought.channel)
-                told = False
-                yield _call(item)
-            case FunctionCallOutputItem():
-                yield _output(item, called)
-            case MessageItem() if item.role == "assistant":
-                told = True
-                channel = Channel.FINAL if _is_final(item) else Channel.COMMENTARY
-                yield Message(Role.ASSISTANT, text_of(item), channel=channel)
-            case MessageItem() if item.role == "user":
-                told = False
-                yield Message(Role.USER, text_of(item))
+    return _History(items, memory).messages()
+
+
+class _History:
+    def __init__(self, items: Sequence[Item], memory: Memory) -> None:
+        self._items = items
+        self._memory = memory
+        self._last_final = max((i for i, item in enumerate(items) if _is_final(item)), default=-1)
+        self._called: dict[str, str] = {}  # call id → function
+        self._asked: dict[str, McpApprovalRequestItem] = {}  # by id
+        self._answered = {i.approval_request_id for i in items if isinstance(i, McpApprovalResponseItem)}
+        self._told = False  # thinking or a preamble stands before the next call
+
+    def messages(self) -> Iterator[Message]:
+        for position, item in enumerate(self._items):
+            recent = position > self._last_final
+            match item:
+                case ReasoningItem():
+                    self._told = True
+                    if recent and (text := self._memory.thinking_of(item)):
+                        yield Message(Role.ASSISTANT, text, channel=Channel.ANALYSIS)
+                case FunctionCallItem():
+                    self._called[item.call_id] = item.name
+                    yield from self._before(item.call_id, recent)
+                    yield _call(recipient(item.name), item.arguments)
+                case FunctionCallOutputItem():
+                    yield _output(item, self._called)
+                case McpCallItem():
+                    yield from self._mcp_call(item, recent)
+                case McpApprovalRequestItem():
+                    yield from self._approval_request(item, recent)
+                case McpApprovalResponseItem():
+                    yield from self._approval_response(item)
+                case MessageItem() if item.role == "assistant":
+                    self._told = True
+                    channel = Channel.FINAL if _is_final(item) else Channel.COMMENTARY
+                    yield Message(Role.ASSISTANT, text_of(item), channel=channel)
+                case MessageItem() if item.role == "user":
+                    self._told = False
+                    yield Message(Role.USER, text_of(item))
+
+    def _before(self, call_id: str, recent: bool) -> Iterator[Message]:
+        """What stood before a call, where the items do not say it."""
+        for thought in () if self._told else self._memory.thoughts_of(call_id):
+            if recent or thought.channel is not Channel.ANALYSIS:
+                yield Message(Role.ASSISTANT, thought.text, channel=thought.channel)
+        self._told = False
+
+    def _mcp_call(self, item: McpCallItem, recent: bool) -> Iterator[Message]:
+        name = self._memory.recipient_of(item.server_label, item.name)
+        if item.approval_request_id is None or item.approval_request_id not in self._asked:
+            yield from self._before(item.id or "", recent)
+            yield _call(name, item.arguments)
+        yield _result(name, error_text(item.error) if item.error is not None else item.output or "")
+
+    def _approval_request(self, item: McpApprovalRequestItem, recent: bool) -> Iterator[Message]:
+        name = self._memory.recipient_of(item.server_label, item.name)
+        yield from self._before(item.id, recent)
+        yield _call(name, item.arguments)
+        if item.id in self._answered:
+            self._asked[item.id] = item
+        else:
+            yield _result(name, "The user was asked whether this may be run, and did not say.")
+
+    def _approval_response(self, item: McpApprovalResponseItem) -> Iterator[Message]:
+        request = self._asked.get(item.approval_request_id)
+        if request is None:
+            raise RequestError(
+                f"No approval request found with the id {item.approval_request_id[:80]!r}.", param="input"
+            )
+        name = self._memory.recipient_of(request.server_label, request.name)
+        if not item.approve:
+            reason = f" {item.reason}" if item.reason else ""
+            yield _result(name, f"The user does not want this to be run.{reason}")
+        elif item.approval_request_id in self._memory.results:
+            yield _result(name, self._memory.results[item.approval_request_id])
+
+
+def approved_calls(items: Sequence[Item]) -> list[McpApprovalRequestItem]:
+    """The calls that were approved and have not been run."""
+    asked = {item.id: item for item in items if isinstance(item, McpApprovalRequestItem)}
+    run = {item.approval_request_id for item in items if isinstance(item, McpCallItem)}
+    approved = [item for item in items if isinstance(item, McpApprovalResponseItem) and item.approve]
+    wanted = dict.fromkeys(item.approval_request_id for item in approved)
+    return [asked[id] for id in wanted if id in asked and id not in run]  # noqa: A001
 
 
 def _is_final(item: Item) -> bool:
     return isinstance(item, MessageItem) and item.role == "assistant" and item.phase != "commentary"
 
 
-def _call(item: FunctionCallItem) -> Message:
+def _call(name: str, arguments: str) -> Message:
     return Message(
         Role.ASSISTANT,
-        item.arguments,
+        arguments,
         channel=Channel.COMMENTARY,
-        recipient=recipient(item.name),
+        recipient=name,
         content_type=CALL_CONTENT_TYPE,
     )
 
@@ -221,10 +303,8 @@ def _output(item: FunctionCallOutputItem, called: dict[str, str]) -> Message:
         raise RequestError(
             f"No tool call found for function call output with call_id {item.call_id[:80]!r}.", param="input"
         )
-    return Message(
-        Role.TOOL,
-        text_of(item),
-        name=recipient(name),
-        channel=Channel.COMMENTARY,
-        recipient=Role.ASSISTANT,
-    )
+    return _result(recipient(name), text_of(item))
+
+
+def _result(name: str, text: str) -> Message:
+    return Message(Role.TOOL, text, name=name, channel=Channel.COMMENTARY, recipient=Role.ASSISTANT)

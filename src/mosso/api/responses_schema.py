@@ -8,12 +8,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from mosso.api.chat_schema import Metadata
+from mosso.api.responses_tool_schema import (
+    ItemId,
+    McpApprovalRequestItem,
+    McpApprovalResponseItem,
+    McpCallItem,
+    McpChoice,
+    McpListItem,
+    McpServerTool,
+)
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
+from mosso.api.thinking import EffortName, thinking_budget
 from mosso.api.wire import Off, SchemaOf, Sparse, WireModel, WireRequest
 
 Status = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 Includable = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 
 
@@ -95,11 +104,18 @@ class ReasoningItem(Sparse):
     status: Status | None = None
 
 
-TypedItem = Annotated[
-    MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem, Field(discriminator="type")
-]
+Item = (
+    MessageItem
+    | FunctionCallItem
+    | FunctionCallOutputItem
+    | ReasoningItem
+    | McpListItem
+    | McpCallItem
+    | McpApprovalRequestItem
+    | McpApprovalResponseItem
+)
+TypedItem = Annotated[Item, Field(discriminator="type")]
 TYPED_ITEM: TypeAdapter[Any] = TypeAdapter(TypedItem)
-Item = MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem
 STORED_ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[TypedItem])
 """Items as the store keeps them: always with their type and their id."""
 
@@ -121,15 +137,21 @@ class HostedTool(BaseModel):
     ]
 
 
-Tool = Annotated[FunctionTool | HostedTool, Field(discriminator="type")]
+Tool = Annotated[FunctionTool | McpServerTool | HostedTool, Field(discriminator="type")]
 
 
 class ReasoningOptions(WireModel):
     """`summary` is taken and gives none: the thinking itself is given, and nothing here sums it up."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: EffortName | None = None
+    max_tokens: int | None = Field(default=None, ge=0)  # of thinking; no field of OpenAI's
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of thinking; None: as many as the model likes."""
+        return thinking_budget({"reasoning.max_tokens": self.max_tokens}, effort=self.effort)
 
 
 class FreeFormat(WireModel):
@@ -185,10 +207,10 @@ class ResponsesRequest(WireRequest):
     stream_options: ResponsesStreamOptions | None = None
     include: list[Includable] = Field(default_factory=list, max_length=16)
     max_output_tokens: int | None = Field(None, ge=1)
-    max_tool_calls: int | None = Field(None, ge=1)  # counts calls of built-in tools, of which there are none
+    max_tool_calls: int | None = Field(None, ge=1)  # of built-in tools
     parallel_tool_calls: bool = True
     tools: list[Tool] = Field(default_factory=list, max_length=512)
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice = "auto"
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | McpChoice = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
     truncation: Literal["auto", "disabled"] = "disabled"

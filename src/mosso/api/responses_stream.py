@@ -4,7 +4,11 @@ A Harmony message becomes an output item:
     analysis, and whatever the model says under another role    reasoning
     commentary without recipient                                message of phase `commentary`
     final                                                       message of phase `final_answer`
-    any channel with a recipient     function_call, if the request offers functions; else reasoning
+    any channel with a recipient     the call's item, if that tool is built in and offered; else
+                                     function_call, if the request offers functions; else reasoning
+
+A response is one turn of the model, or several with calls of built-in tools between them: whoever runs those
+tells the machine, which tells the client.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mosso.api.chat_wire import logprob_entries
+from mosso.api.responses_hosted import Hosted, HostedCall, Listing, McpTool
 from mosso.api.responses_items import new_id
 from mosso.api.thoughts import Thought, Thoughts
 from mosso.api.tool_calls import function_name
-from mosso.api.usage import TokenCounts
+from mosso.api.usage import TokenCounts, sum_counts
 from mosso.core.requests import FinishReason, TokenEvent, TokenLogprob
 from mosso.harmony.conversation import Channel
 from mosso.harmony.events import (
@@ -30,6 +35,7 @@ from mosso.harmony.events import (
 )
 from mosso.harmony.parser import StreamParser
 from mosso.harmony.tokenizer import Tokenizer
+from mosso.tools.tool import Outcome
 
 Event = dict[str, Any]  # without its sequence number
 
@@ -39,6 +45,8 @@ class ResponseOptions:
     """What of the request shapes the answer."""
 
     functions: bool = False
+    hosted: Callable[[str], Hosted | None] = lambda recipient: None  # built-in tools
+    most_calls: int | None = None  # of built-in tools
     parallel: bool = True
     logprobs: int | None = None
     seal: Callable[[str], str] | None = None  # for encrypted reasoning
@@ -50,6 +58,8 @@ class _Open:
 
     index: int
     item: dict[str, Any]
+    header: MessageStarted
+    hosted: Hosted | None = None
     text: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     news: str = ""
@@ -57,7 +67,11 @@ class _Open:
 
     @property
     def kind(self) -> str:
-        return str(self.item["type"])
+        return "hosted" if self.hosted is not None else str(self.item["type"])
+
+    @property
+    def is_call(self) -> bool:
+        return self.kind in ("function_call", "hosted")
 
     def place(self) -> dict[str, Any]:
         return {"item_id": self.item["id"], "output_index": self.index}
@@ -66,7 +80,8 @@ class _Open:
 class ResponseMachine:
     """State machine of one response. `on_call(call_id, thoughts)` is told what came before each call.
 
-    `output` holds the items so far; those that are done no longer change.
+    `output` holds the items so far; those that are done no longer change. `calls` of built-in tools wait to
+    be run after a turn; `turn` are the tokens of the turn so far, and `counts` what it used.
     """
 
     def __init__(
@@ -80,6 +95,8 @@ class ResponseMachine:
         new_id: Callable[[str], str] = new_id,
     ) -> None:
         self.counts = TokenCounts(prompt=prompt_tokens)
+        self.turn: list[int] = []
+        self.calls: list[HostedCall] = []
         self.done = False
         self.finish_reason = ""  # stop, length or tool_calls
         self.output: list[dict[str, Any]] = []
@@ -92,8 +109,73 @@ class ResponseMachine:
         self._events: list[Event] = []
         self._open: _Open | None = None
         self._cut = False  # the token limit ended the stream: the open item is incomplete
-        self._calls = 0
+        self._calls = 0  # of functions
+        self._hosted_calls = 0
+        self._before = TokenCounts()  # what earlier turns used
         self._thoughts: list[Thought] = []  # since the last call
+
+    @property
+    def total(self) -> TokenCounts:
+        """What all turns used: a prompt counts in each turn that read it."""
+        return sum_counts([[self._before], [self.counts]])
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the request's limit leaves room for another call of a built-in tool."""
+        most = self._options.most_calls
+        return most is None or self._hosted_calls < most
+
+    def again(self, prompt_tokens: int) -> None:
+        """Another turn of the same response begins, from a prompt of so many tokens."""
+        assert not self.calls
+        self._before = self.total
+        self.counts = TokenCounts(prompt=prompt_tokens)
+        self.turn = []
+        self.done, self.finish_reason = False, ""
+        self._parser = StreamParser(self._tokenizer, role="assistant")
+
+    def listed(self, listing: Listing) -> list[Event]:
+        """A server was asked for its tools."""
+        self._events = []
+        item = listing.item(self._new_id("mcpl"))
+        place = {"item_id": item["id"], "output_index": len(self.output)}
+        self._emit(
+            "output_item.added", output_index=len(self.output), item=item | {"tools": [], "error": None}
+        )
+        self._emit("mcp_list_tools.in_progress", **place)
+        self._emit("mcp_list_tools.completed" if listing.error is None else "mcp_list_tools.failed", **place)
+        self.output.append(item)
+        self._emit("output_item.done", output_index=place["output_index"], item=dict(item))
+        return self._events
+
+    def approved(self, tool: Hosted, recipient: str, arguments: str, request_id: str) -> list[Event]:
+        """A call that the model made earlier may be run now; it is the one of `calls`."""
+        self._events = []
+        header = MessageStarted("assistant", Channel.COMMENTARY, recipient, None)
+        self._begin(header, tool, tool.item(recipient) | {"approval_request_id": request_id})
+        assert self._open is not None
+        self._open.news = arguments
+        self._close(MessageEndReason.CALL)
+        return self._events
+
+    def running(self, call: HostedCall) -> list[Event]:
+        self._events = []
+        if call.tool.shape.running is not None:
+            self._emit(call.tool.shape.running, **call.place())
+        return self._events
+
+    def answered(self, call: HostedCall, outcome: Outcome) -> list[Event]:
+        """The call has been run."""
+        self._events = []
+        shape = call.tool.shape
+        self.calls.remove(call)
+        call.tool.finish(call.item, outcome)
+        call.item["status"] = "failed" if outcome.failed and shape.failed else "completed"
+        told = shape.failed if outcome.failed and shape.failed else shape.completed
+        if told is not None:
+            self._emit(told, **call.place())
+        self._emit("output_item.done", output_index=call.index, item=dict(call.item))
+        return self._events
 
     def feed(self, event: TokenEvent) -> list[Event]:
         """The events of one token event; neighbouring text is one delta. Nothing may be fed once `done`."""
@@ -113,10 +195,15 @@ class ResponseMachine:
         self._events = []
         self._cut = True
         self._close(MessageEndReason.CUT)
+        for call in self.calls:
+            call.item["status"] = "incomplete"
+            self._emit("output_item.done", output_index=call.index, item=dict(call.item))
+        self.calls = []
         return self._events
 
     def _token(self, token: int, logprob: TokenLogprob | None) -> None:
         self.counts.generated += 1
+        self.turn.append(token)
         if self._open is not None and not self._tokenizer.is_control(token):
             if self._open.kind == "reasoning":
                 self.counts.reasoning += 1
@@ -139,24 +226,46 @@ class ResponseMachine:
                 return
 
     def _start(self, event: MessageStarted) -> None:
-        item = self._item(event)
-        self._open = _Open(len(self.output), item)
-        self.output.append(item)
-        self._emit("output_item.added", output_index=self._open.index, item=dict(item))
-        if self._open.kind != "function_call":
-            self._emit("content_part.added", **self._open.place(), content_index=0, part=self._part(""))
-
-    def _item(self, event: MessageStarted) -> dict[str, Any]:
-        """The item that this header opens, still empty."""
         spoken = event.role.partition(":")[0] == "assistant"
+        tool = self._options.hosted(event.recipient) if spoken and event.recipient else None
+        if tool is None:
+            self._begin(event, None, self._item(event, spoken))
+        elif self.may_call:
+            self._hosted_calls += 1
+            self._begin(event, tool, tool.item(event.recipient or ""))
+        else:
+            self._begin(event, None, self._reasoning_item())
+
+    def _begin(self, event: MessageStarted, tool: Hosted | None, item: dict[str, Any]) -> None:
+        if tool is not None:
+            item = {"id": self._new_id(tool.shape.prefix), **item}
+            if tool.runs:
+                item["status"] = "in_progress"
+            self._on_call(item["id"], tuple(self._thoughts))
+            self._thoughts = []
+        self._open = opened = _Open(len(self.output), item, event, tool)
+        self.output.append(item)
+        if tool is not None and not tool.runs:
+            return  # told when it is whole
+        self._emit("output_item.added", output_index=opened.index, item=dict(item))
+        if tool is not None and tool.shape.begun is not None:
+            self._emit(tool.shape.begun, **opened.place())
+        elif not opened.is_call:
+            self._emit("content_part.added", **opened.place(), content_index=0, part=self._part(""))
+
+    def _item(self, event: MessageStarted, spoken: bool) -> dict[str, Any]:
+        """The item that this header opens, still empty."""
         if spoken and event.recipient and self._options.functions:
             return self._call_item(function_name(event.recipient))
         if not spoken or event.recipient or event.channel == Channel.ANALYSIS:
-            item = {"id": self._new_id("rs"), "type": "reasoning", "summary": [], "content": []}
-            return item | {"status": "in_progress"}
+            return self._reasoning_item()
         phase = "commentary" if event.channel == Channel.COMMENTARY else "final_answer"
         item = {"id": self._new_id("msg"), "type": "message", "role": "assistant", "phase": phase}
         return item | {"content": [], "status": "in_progress"}
+
+    def _reasoning_item(self) -> dict[str, Any]:
+        item = {"id": self._new_id("rs"), "type": "reasoning", "summary": [], "content": []}
+        return item | {"status": "in_progress"}
 
     def _call_item(self, name: str) -> dict[str, Any]:
         call_id = self._new_id("call")
@@ -182,6 +291,10 @@ class ResponseMachine:
         match opened.kind:
             case "function_call":
                 self._emit("function_call_arguments.delta", **opened.place(), delta=text)
+            case "hosted":
+                assert opened.hosted is not None
+                if opened.hosted.shape.text is not None:
+                    self._emit(f"{opened.hosted.shape.text}.delta", **opened.place(), delta=text)
             case "reasoning":
                 self._emit("reasoning_text.delta", **opened.place(), content_index=0, delta=text)
             case _:
@@ -203,15 +316,15 @@ class ResponseMachine:
         opened = self._open
         if opened is None:
             return
-        if (
-            opened.kind == "function_call"
-            and not self._cut
-            and not "".join([*opened.text, opened.news]).strip()
-        ):
+        bare = opened.kind == "function_call" or isinstance(opened.hosted, McpTool)
+        if bare and not self._cut and not "".join([*opened.text, opened.news]).strip():
             opened.news += "{}"  # clients parse the arguments as JSON; a call without any has none
         self._tell()
         text = "".join(opened.text)
         place = opened.place()
+        if opened.hosted is not None:
+            self._close_hosted(opened, opened.hosted, text)
+            return
         match opened.kind:
             case "function_call":
                 opened.item["arguments"] = text
@@ -240,6 +353,29 @@ class ResponseMachine:
             and reason is not MessageEndReason.CUT
         ):
             self._conclude("tool_calls")
+
+    def _close_hosted(self, opened: _Open, tool: Hosted, text: str) -> None:
+        """The call is whole, and waits to be run or allowed; or it was cut."""
+        recipient, shape = opened.header.recipient or "", tool.shape
+        self._open = None
+        tool.fill(opened.item, recipient, text)
+        if shape.text is not None:
+            self._emit(f"{shape.text}.done", **opened.place(), **{shape.field: text})
+        if tool.runs and not self._cut:
+            call = HostedCall(tool, opened.item, opened.index, recipient, opened.header.channel, text)
+            self.calls.append(call)
+            return
+        if tool.runs:
+            opened.item["status"] = "incomplete"
+        else:
+            self._calls += 1  # the response ends here, for the client to go on
+            self._emit("output_item.added", output_index=opened.index, item=dict(opened.item))
+        self._emit("output_item.done", output_index=opened.index, item=dict(opened.item))
+
+    @property
+    def awaits_client(self) -> bool:
+        """Whether the client has to go on: it has functions to call, or a call to allow."""
+        return self._calls > 0
 
     def _remember(self, channel: Channel, text: str) -> None:
         if text:

@@ -12,24 +12,68 @@ from mosso.api.responses_schema import (
     SchemaFormat,
     TextFormat,
 )
+from mosso.api.responses_tool_schema import McpChoice
+from mosso.api.responses_toolset import Toolset
 from mosso.api.structure import Offer, answer_schema, forced_call, free_turn
-from mosso.core.constraints import Grammar, GrammarKind, TurnConstraint
+from mosso.core.constraints import Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.json import JsonObject
 
 
-def responses_constraint(body: ResponsesRequest) -> TurnConstraint | None:
-    """The turn's constraint, None where the model is free. RequestError names what is wrong."""
-    offers = [
+def first_turn(body: ResponsesRequest, toolset: Toolset) -> Turn:
+    """What the first turn may say; RequestError names what is wrong."""
+    return Turn(_first_form(body, toolset), _recipients(body, toolset), body.reasoning.budget)
+
+
+def later_turn(body: ResponsesRequest, toolset: Toolset, *, hosted: bool, thought: int) -> Turn:
+    """What a turn may say that follows calls of built-in tools, and `thought` tokens of thinking. Without
+    `hosted` there are no more of these calls: the limit is reached, so the turn cannot make one."""
+    budget = body.reasoning.budget
+    left = None if budget is None else max(0, budget - thought)
+    if hosted:
+        return Turn(_free_form(body, toolset), _recipients(body, toolset), left)
+    answer = _answer(body.text.format) or Grammar(GrammarKind.TEXT)
+    return Turn(free_turn(answer, _offered(body)), _recipients(body, Toolset()), left)
+
+
+def _recipients(body: ResponsesRequest, toolset: Toolset) -> tuple[str, ...]:
+    return tuple(offer.recipient for offer in (*_offered(body), *toolset.offers))
+
+
+def _first_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | None:
+    choice = body.tool_choice
+    if isinstance(choice, FunctionChoice):
+        return forced_call(_own(body), choice.name)
+    if isinstance(choice, McpChoice):
+        return forced_call(_of_server(choice, toolset))
+    if choice == "required":
+        return forced_call([*_own(body), *toolset.offers])
+    return _free_form(body, toolset)
+
+
+def _free_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | None:
+    """Of a turn in which the model chooses; a forced call is made once."""
+    return free_turn(_answer(body.text.format), [*_offered(body), *toolset.offers])
+
+
+def _offered(body: ResponsesRequest) -> list[Offer]:
+    """The client's functions that the model is shown."""
+    return [] if body.tool_choice == "none" else _own(body)
+
+
+def _own(body: ResponsesRequest) -> list[Offer]:
+    return [
         Offer(tool.name, tool.parameters, bool(tool.strict), f"tools[{position}].parameters")
         for position, tool in enumerate(body.tools)
         if isinstance(tool, FunctionTool)
     ]
-    choice = body.tool_choice
-    if isinstance(choice, FunctionChoice):
-        return forced_call(offers, choice.name)
-    if choice == "required":
-        return forced_call(offers)
-    return free_turn(_answer(body.text.format), [] if choice == "none" else offers)
+
+
+def _of_server(choice: McpChoice, toolset: Toolset) -> list[Offer]:
+    wanted = [offer for offer in toolset.offers if offer.server == choice.server_label]
+    if choice.name is not None:
+        name = toolset.mcp_recipient(choice.server_label, choice.name)
+        wanted = [offer for offer in wanted if offer.recipient == name]
+    return wanted
 
 
 def _answer(form: TextFormat | None) -> Grammar | None:
@@ -54,5 +98,5 @@ def format_json(form: TextFormat | None) -> dict[str, Any]:
     return (form or FreeFormat(type="text")).model_dump(by_alias=True)
 
 
-def choice_json(choice: str | FunctionChoice) -> str | dict[str, Any]:
-    return choice if isinstance(choice, str) else choice.model_dump()
+def choice_json(choice: str | FunctionChoice | McpChoice) -> str | dict[str, Any]:
+    return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)

@@ -9,6 +9,7 @@ from mosso.api.observer import NullObserver, Observer
 from mosso.api.ollama import OllamaService
 from mosso.api.responses import ResponsesService
 from mosso.api.responses_store import ResponseStore
+from mosso.api.responses_toolset import Tools
 from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings
 from mosso.api.text import TextService
@@ -30,6 +31,7 @@ class Services:
         *,
         store: ResponseStore,
         sealer: Sealer | None = None,
+        tools: Tools | None = None,
     ) -> None:
         observer = observer or NullObserver()
         self.chat = ChatService(source, tokenizer, settings, observer)
@@ -38,5 +40,12 @@ class Services:
         self.ollama = OllamaService(self.chat, self.completions, tokenizer, settings)
         self.text = TextService(source, tokenizer, settings, self.chat)
         self.responses = ResponsesService(
-            source, tokenizer, settings, observer, self.chat.thoughts, store, sealer or Sealer()
+            source,
+            tokenizer,
+            settings,
+            observer,
+            self.chat.thoughts,
+            store,
+            sealer or Sealer(),
+            tools or Tools(),
         )

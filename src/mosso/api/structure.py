@@ -13,8 +13,8 @@ from typing import Any
 
 from mosso.api.chat_schema import ChatRequest, NamedToolChoice, ResponseFormat, StructuredOutputs
 from mosso.api.sampling import SamplingFields
-from mosso.api.tool_calls import check_schema, recipient
-from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
+from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient
+from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.errors import RequestError
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -22,12 +22,24 @@ NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "addition
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A function that the turn may call; `param` is where the client wrote its parameters."""
+    """A function that the turn may call; `param` is where the client wrote its parameters. `server`: the MCP
+    server whose tool it is; its name is then what the model is shown."""
 
     name: str
     parameters: Mapping[str, Any] | None
     strict: bool
     param: str
+    server: str | None = None
+
+    @property
+    def recipient(self) -> str:
+        return recipient(self.name) if self.server is None else f"{FUNCTIONS}.{self.name}"
+
+
+def turn_of(body: ChatRequest) -> Turn:
+    """What a chat turn may say; RequestError names what is wrong."""
+    offered = () if body.tool_choice == "none" else body.tools or ()
+    return Turn(constraint_of(body), tuple(recipient(tool.function.name) for tool in offered), body.budget)
 
 
 def constraint_of(body: ChatRequest) -> TurnConstraint | None:
@@ -86,7 +98,7 @@ def answer_schema(schema: Mapping[str, Any], param: str) -> Grammar:
 
 def _call(offer: Offer) -> Call:
     schema = offer.parameters or NO_ARGUMENTS
-    return Call(recipient(offer.name), schema_grammar(schema, offer.param, strict=offer.strict))
+    return Call(offer.recipient, schema_grammar(schema, offer.param, strict=offer.strict))
 
 
 def _answer(body: ChatRequest) -> Grammar | None:

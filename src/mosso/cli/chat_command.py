@@ -6,18 +6,23 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from mosso.cli.client import ChatClient, Delta, ToolCall
 from mosso.cli.engine_options import brief_engine_options, engine_settings
+from mosso.cli.tool_options import mcp_config_option
 from mosso.core.errors import UsageError
 
+if TYPE_CHECKING:
+    from mosso.cli.chat_tools import McpTools
+
+SHOWN_RESULT = 1000  # characters of a tool's result; the model gets all of it
 EFFORTS = ("low", "medium", "high")
 MIN_PIECES = 5
 HELP = """/effort low|medium|high   how long the model thinks
@@ -33,6 +38,7 @@ HELP = """/effort low|medium|high   how long the model thinks
 @click.option(
     "--tools", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON list of tools."
 )
+@mcp_config_option
 @click.option("--temperature", type=float, help="Default: the server's.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of one answer.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", help="For a URL that asks for one.")
@@ -43,6 +49,7 @@ def command(
     effort: str,
     system: str | None,
     tools: Path | None,
+    mcp_config: Path | None,
     temperature: float | None,
     max_tokens: int | None,
     api_key: str | None,
@@ -51,16 +58,24 @@ def command(
 ) -> None:
     """Talk to MODEL, or to a running server at URL.
 
-    The thinking is dimmed; tool calls are shown and you type their results. Piped input works too, one
-    message a line: echo "what is 12 * 12?" | mosso chat
+    The thinking is dimmed; tool calls are shown and you type their results, except those of MCP servers
+    (--mcp-config), which are run. Piped input works too, one message a line:
+    echo "what is 12 * 12?" | mosso chat
     """
     options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
     options = {key: value for key, value in options.items() if value is not None}
     if tools:
         options["tools"] = read_tools(tools)
-    with connected(model, api_key, engine) as client:
+    with ExitStack() as owned:
+        servers = None
+        if mcp_config is not None:
+            from mosso.cli.chat_tools import McpTools
+
+            servers = owned.enter_context(McpTools(mcp_config))
+            options["tools"] = options.get("tools", []) + servers.functions
+        client = owned.enter_context(connected(model, api_key, engine))
         screen = Screen(Console(highlight=False), interactive=sys.stdin.isatty())
-        Chat(client, name or client.first_model(), effort, system, options, screen).run()
+        Chat(client, name or client.first_model(), effort, system, options, screen, servers).run()
 
 
 @contextmanager
@@ -198,7 +213,9 @@ class Chat:
         system: str | None,
         options: dict[str, Any],
         screen: Screen,
+        servers: McpTools | None = None,
     ) -> None:
+        self.servers = servers
         self.client = client
         self.model = model
         self.effort = effort
@@ -259,8 +276,9 @@ class Chat:
         try:
             while calls := self.answer():
                 for call in calls:
-                    result = self.screen.ask(f"result of {call.name}:")
-                    self.history.append({"role": "tool", "tool_call_id": call.id, "content": result})
+                    self.history.append(
+                        {"role": "tool", "tool_call_id": call.id, "content": self.result(call)}
+                    )
         except UsageError as error:
             del self.history[mark:]
             self.screen.line(f"mosso: {error.message}", "red")
@@ -269,6 +287,15 @@ class Chat:
         except (KeyboardInterrupt, EOFError):
             del self.history[mark:]
             self.screen.line("stopped; this exchange is forgotten")
+
+    def result(self, call: ToolCall) -> str:
+        """What a call gives: its MCP server's word, or the person's."""
+        if self.servers is None or not self.servers.has(call.name):
+            return self.screen.ask(f"result of {call.name}:")
+        outcome = self.servers.call(call.name, call.arguments)
+        shown = outcome.text if len(outcome.text) <= SHOWN_RESULT else outcome.text[:SHOWN_RESULT] + " …"
+        self.screen.line(f"← {shown}", "red" if outcome.failed else "cyan")
+        return outcome.text
 
     def answer(self) -> list[ToolCall]:
         """Streams one answer to the screen and returns the tool calls in it."""

@@ -13,6 +13,7 @@ from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.environment import FromEnvironment, without_meaning
 from mosso.cli.models import Model, find_model
 from mosso.cli.operations import operations_of, operations_options
+from mosso.cli.tool_options import opened_tools, take_tools, tool_options
 from mosso.core.errors import EngineError
 from mosso.engine.settings import MIB
 
@@ -51,6 +52,7 @@ logger = logging.getLogger("mosso")
     help="File that keeps the responses of /v1/responses; default: one for the port, in the state folder.",
 )
 @operations_options
+@tool_options
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -83,6 +85,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
     from mosso.server.run import bind, serve_async, url_of
 
     operations = operations_of(options)
+    flags = take_tools(options)
     server = server_settings(
         model,
         stuck_seconds=operations.stuck_after,
@@ -96,9 +99,12 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
         sock = owned.enter_context(bind(host, port))  # before the model loads: a taken port is said at once
         url = url_of(sock)
         kept, sealer = owned.enter_context(open_store(store, port))
-        async with serving(engine, server, store=kept, sealer=sealer, restarts=operations.restarts) as (
-            app,
-            source,
+        async with (
+            opened_tools(flags) as tools,
+            serving(engine, server, store=kept, sealer=sealer, tools=tools, restarts=operations.restarts) as (
+                app,
+                source,
+            ),
         ):
             for note in source.notes:
                 logger.info(note)

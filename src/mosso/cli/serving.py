@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from mosso.api.responses_store import ResponseStore
+from mosso.api.responses_toolset import Tools
 from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings, ModelFacts, ReasoningFields, SamplingDefaults
 from mosso.checkpoint.reader import open_checkpoint
@@ -57,6 +58,7 @@ async def serving(
     *,
     store: ResponseStore | None = None,
     sealer: Sealer | None = None,
+    tools: Tools | None = None,
     restarts: RestartPolicy | None = None,
 ) -> AsyncIterator[tuple[FastAPI, Supervisor]]:
     """The app with its engine running; it ends with the block. If it dies for good, the app drains."""
@@ -78,7 +80,7 @@ async def serving(
             await started.close()
         raise
     source = await starting
-    app = create_app(source, tokenizer, server, store=store, sealer=sealer)
+    app = create_app(source, tokenizer, server, store=store, sealer=sealer, tools=tools)
     try:
         await app.state.responses.recover()
         yield app, source

@@ -16,6 +16,7 @@ from mosso.api.ollama_schema import (
 )
 from mosso.api.responses_schema import ResponseEvent, ResponsesRequest
 from mosso.api.responses_store import ResponseStore
+from mosso.api.responses_toolset import Tools
 from mosso.api.sealing import Sealer
 from mosso.api.services import Services, Tokenizer
 from mosso.api.text import DetokenizeRequest, TokenizeRequest
@@ -52,8 +53,9 @@ def create_app(
     *,
     store: ResponseStore | None = None,
     sealer: Sealer | None = None,
+    tools: Tools | None = None,
 ) -> FastAPI:
-    """The app over `source` and `store`, which stay the caller's: the app neither starts nor closes them.
+    """The app over `source`, `store` and `tools`, which stay the caller's: it neither starts nor closes them.
 
     Without a store responses are kept in memory; without a sealer nobody can open what this app sealed
     once it is gone.
@@ -73,6 +75,7 @@ def create_app(
             metrics,
             store=store or SqliteStore(now=settings.api.now),
             sealer=sealer,
+            tools=tools,
         ),
     )
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mosso.tools.mcp_config import StdioServer
 
 MAX_LINE_BYTES = 4 << 20  # one message
-GRACE_SECONDS = 2.0  # between closing the program's input, asking it to end, and killing it
+GRACE_SECONDS = 1.0  # between closing the program's input, asking it to end, and killing it
 
 
 @asynccontextmanager

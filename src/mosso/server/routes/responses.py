@@ -49,13 +49,14 @@ def router(context: Context) -> APIRouter:
         caller = caller_of(request)
         body = await context.translated(request, ResponsesRequest, lambda body, caller: body)
         earlier = await service.earlier(body, caller.scope)
+        tools = await service.gather(body, earlier)
         if (
             not earlier
             and isinstance(body.input, str)
             and len(body.input) < context.settings.thread_body_bytes
         ):
-            return service.prepare(body, earlier, caller)
-        return await asyncio.to_thread(service.prepare, body, earlier, caller)
+            return service.prepare(body, earlier, caller, tools)
+        return await asyncio.to_thread(service.prepare, body, earlier, caller, tools)
 
     async def in_the_background(request: Request, job: ResponseJob, hold: ExitStack) -> Response:
         """The work is held until the response has ended; a stream may be left without ending it."""

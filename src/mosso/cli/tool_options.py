@@ -1,0 +1,70 @@
+"""The flags that give a model tools which this side runs, and the tools that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mosso.core.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+mcp_config_option = click.option(
+    "--mcp-config", type=_FILE, help='JSON file of MCP servers: {"mcpServers": {LABEL: {…}}}.'
+)
+
+
+def tool_options(command: F) -> F:
+    """Adds the flags to a command; `take_tools` reads them."""
+    options = (
+        mcp_config_option,
+        click.option(
+            "--mcp-allow-url",
+            multiple=True,
+            metavar="URL",
+            help="Requests may name MCP servers at or below this URL; default: none.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFlags:
+    mcp_config: Path | None = None
+    mcp_allow_url: tuple[str, ...] = ()
+
+
+def take_tools(options: dict[str, Any]) -> ToolFlags:
+    """The flags out of a command's options; UsageError for what they cannot mean."""
+    from mosso.tools.mcp_config import is_http
+
+    flags = ToolFlags(options.pop("mcp_config"), options.pop("mcp_allow_url"))
+    for url in flags.mcp_allow_url:
+        if not is_http(url):
+            raise UsageError(f"--mcp-allow-url {url}: it must start with http:// or https://")
+    return flags
+
+
+@asynccontextmanager
+async def opened_tools(flags: ToolFlags) -> AsyncIterator[Any]:
+    """What the flags allow, as api's Tools; connections end with the block."""
+    from mosso.api.responses_toolset import Tools
+    from mosso.tools.mcp import Servers
+    from mosso.tools.mcp_config import read_config
+
+    if flags.mcp_config is None and not flags.mcp_allow_url:
+        yield Tools()
+        return
+    servers = Servers({} if flags.mcp_config is None else read_config(flags.mcp_config), flags.mcp_allow_url)
+    try:
+        yield Tools(servers=servers)
+    finally:
+        await servers.close()
