@@ -8,7 +8,7 @@ import pytest
 
 import mosso
 from mosso.core.errors import EngineError, UnavailableError
-from mosso.core.requests import EngineStats
+from mosso.core.requests import EngineStats, Histogram
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "hi"}]}
@@ -240,8 +240,44 @@ def test_metrics(serve, soon):
     assert metric(server, f'mosso:repairs_total{{kind="missing_header",{label}}}') == 1
     assert metric(server, f"vllm:time_to_first_token_seconds_count{{{label}}}") == 1
     assert metric(server, f"vllm:inter_token_latency_seconds_count{{{label}}}") == 9
+    assert metric(server, f"vllm:time_per_output_token_seconds_count{{{label}}}") == 9
+    for name in ("queue", "prefill", "decode", "inference"):
+        assert metric(server, f"vllm:request_{name}_time_seconds_count{{{label}}}") == 1
+    assert metric(server, f"vllm:request_time_per_output_token_seconds_count{{{label}}}") == 1
     server.http.get("/v1/nowhere/1")
     soon(lambda: metric(server, f'mosso:http_requests_total{{{label},route="unmatched",status="404"}}') == 1)
+
+
+DASHBOARD = """
+e2e_request_latency_seconds_bucket prompt_tokens_total generation_tokens_total num_requests_running
+inter_token_latency_seconds_bucket time_per_output_token_seconds_bucket
+time_to_first_token_seconds_bucket num_requests_waiting kv_cache_usage_perc gpu_cache_usage_perc
+request_prompt_tokens_bucket num_preemptions_total request_generation_tokens_bucket
+request_queue_time_seconds_sum request_prefill_time_seconds_sum request_decode_time_seconds_sum
+request_inference_time_seconds_count prefix_cache_queries_total prefix_cache_hits_total
+iteration_tokens_total_bucket request_params_max_tokens_sum request_params_n_count
+"""
+
+
+def test_every_series_of_a_dashboard_is_there_before_the_first_request(serve):
+    """Names that vLLM's own dashboards ask for."""
+    lines = serve().http.get("/metrics").text.splitlines()
+    for name in DASHBOARD.split():
+        assert any(line.startswith(f"vllm:{name}{{") and "model_name=" in line for line in lines), name
+
+
+def test_the_engines_steps_as_histograms(serve):
+    server = serve()
+    seconds = Histogram((0.5, 1.0), (3, 1, 2), 7.25)
+    server.source.stats_value = EngineStats(step_seconds=seconds, restarts=2, replays=5)
+    label = 'model_name="gpt-oss-test"'
+    assert metric(server, f'mosso:step_seconds_bucket{{le="0.5",{label}}}') == 3
+    assert metric(server, f'mosso:step_seconds_bucket{{le="1.0",{label}}}') == 4
+    assert metric(server, f'mosso:step_seconds_bucket{{le="+Inf",{label}}}') == 6
+    assert metric(server, f"mosso:step_seconds_count{{{label}}}") == 6
+    assert metric(server, f"mosso:step_seconds_sum{{{label}}}") == 7.25
+    assert metric(server, f"mosso:engine_restarts_total{{{label}}}") == 2
+    assert metric(server, f"mosso:request_replays_total{{{label}}}") == 5
 
 
 def test_an_empty_engine_uses_no_kv(serve):

@@ -90,7 +90,7 @@ async def _deltas(source: TokenSource, choice: Choice[D], observer: Observer) ->
     try:
         async with closing(source.stream(choice.request)) as events:
             async for event in events:
-                watch.tokens(len(event.tokens))
+                watch.saw(event)
                 _raise_failure(event)
                 deltas = machine.feed(event)
                 if machine.done:
@@ -104,6 +104,7 @@ async def _deltas(source: TokenSource, choice: Choice[D], observer: Observer) ->
         reason = "error"
         raise
     finally:
+        watch.ended()
         observer.finished(reason, generated_tokens=machine.counts.generated, seconds=watch.age())
 
 
@@ -120,17 +121,29 @@ class _Watch:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._started = time.monotonic()
-        self._last: float | None = None
+        self._queued = 0.0
+        self._count = 0
+        self._first: float | None = None
+        self._last = 0.0
 
-    def tokens(self, count: int) -> None:
-        if not count:
+    def saw(self, event: TokenEvent) -> None:
+        self._queued += event.queued_seconds
+        if not event.tokens:
             return
         now = time.monotonic()
-        if self._last is None:
+        if self._first is None:
+            self._first = now
             self._observer.first_token(now - self._started)
         else:
-            self._observer.more_tokens(count, now - self._last)
+            self._observer.more_tokens(len(event.tokens), now - self._last)
         self._last = now
+        self._count += len(event.tokens)
+
+    def ended(self) -> None:
+        if self._first is not None:
+            prefill = max(0.0, self._first - self._started - self._queued)
+            decode = self._last - self._first
+            self._observer.spent(queued=self._queued, prefill=prefill, decode=decode, tokens=self._count)
 
     def age(self) -> float:
         return time.monotonic() - self._started

@@ -15,6 +15,10 @@ class Observer(Protocol):
     def more_tokens(self, count: int, seconds: float) -> None:
         """`count` tokens came `seconds` after the ones before them."""
 
+    def spent(self, *, queued: float, prefill: float, decode: float, tokens: int) -> None:
+        """Where the seconds of a choice went that ended with so many tokens, at least one: before it had a
+        row in the engine, from there to its first token, and from there to its last one."""
+
     def finished(self, reason: str, *, generated_tokens: int, seconds: float) -> None:
         """One choice ended; reason: stop, length, tool_calls, abort or error."""
 
@@ -33,6 +37,8 @@ class NullObserver:
     def first_token(self, seconds: float) -> None: ...
 
     def more_tokens(self, count: int, seconds: float) -> None: ...
+
+    def spent(self, *, queued: float, prefill: float, decode: float, tokens: int) -> None: ...
 
     def finished(self, reason: str, *, generated_tokens: int, seconds: float) -> None: ...
 
