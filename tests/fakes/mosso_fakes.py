@@ -75,6 +75,7 @@ class ScriptedSource:
         self.seen: list[Request] = []
         self.open: set[str] = set()
         self.aborted: list[str] = []
+        self.thought: list[str] = []  # ids whose thinking was ended
         self.gate: Callable[[Request], Awaitable[object]] | None = None
         self.stats_value = EngineStats(kv_blocks_total=10, kv_blocks_free=8, kv_blocks_held=2, steps=3)
         self.limits_error: Exception | None = None
@@ -136,6 +137,9 @@ class ScriptedSource:
 
     async def abort(self, request_id: str) -> None:
         self.open.discard(request_id)
+
+    async def end_thinking(self, request_id: str) -> None:
+        self.thought.append(request_id)
 
     async def stats(self) -> EngineStats:
         if self.stats_error is not None:

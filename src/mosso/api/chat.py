@@ -19,13 +19,14 @@ from mosso.api.context import room_for
 from mosso.api.deltas import Delta
 from mosso.api.generation import Choice, closing, generate
 from mosso.api.observer import Observer
+from mosso.api.running import Running
 from mosso.api.sampling import check_stop_strings, check_stream_options, choice_requests, sampling_params
 from mosso.api.settings import ApiSettings
-from mosso.api.structure import constraint_of
+from mosso.api.structure import turn_of, with_turn
 from mosso.api.thoughts import Thoughts, ThoughtStore
 from mosso.api.usage import Report, Usage, sum_counts
 from mosso.api.wire import check_model
-from mosso.core.constraints import TurnConstraint
+from mosso.core.constraints import Turn
 from mosso.core.errors import RequestError
 from mosso.core.requests import EngineLimits, Request
 from mosso.core.source import TokenSource
@@ -66,6 +67,7 @@ class ChatService:
         self._renderer = Renderer(tokenizer)
         self._settings = settings
         self._observer = observer
+        self.running = Running(source)
 
     def prompt_tokens(
         self, body: ChatRequest, caller: Caller, before: tuple[int, ...] = ()
@@ -103,7 +105,7 @@ class ChatService:
         check_model(body.model, self._settings.model_names)
         _check(body, self._settings)
         limits = self._source.limits
-        constraint = constraint_of(body)
+        turn = turn_of(body)
         check_token_ids(before, limits.vocab_size, "context")
         prompt = self.prompt_tokens(body, caller, before)
         options = body.stream_options if body.stream else None
@@ -112,7 +114,7 @@ class ChatService:
             id=job_id,
             created=self._settings.now(),
             model=body.model or self._settings.model,
-            requests=self._requests(job_id, body, prompt, limits, caller, constraint),
+            requests=self._requests(job_id, body, prompt, limits, caller, turn),
             options=ChatOptions(
                 functions=bool(body.tools) and body.tool_choice != "none",
                 parallel=body.parallel_tool_calls,
@@ -134,7 +136,7 @@ class ChatService:
         prompt: tuple[int, ...],
         limits: EngineLimits,
         caller: Caller,
-        constraint: TurnConstraint | None,
+        turn: Turn,
     ) -> tuple[Request, ...]:
         sampling = sampling_params(
             body,
@@ -144,7 +146,8 @@ class ChatService:
             stop_ids=self._tokenizer.stop_ids,
             vocab_size=limits.vocab_size,
         )
-        return tuple(choice_requests(job_id, prompt, sampling, body, caller, constraint))
+        requests = choice_requests(job_id, prompt, sampling, body, caller)
+        return tuple(with_turn(request, turn) for request in requests)
 
     def _choices(self, job: ChatJob) -> list[Choice[Delta]]:
         def remember(call_id: str, thoughts: Thoughts) -> None:
@@ -172,18 +175,19 @@ class ChatService:
 
     @asynccontextmanager
     async def _events(
-        self, choices: list[Choice[Delta]], report: Report
+        self, job: ChatJob, choices: list[Choice[Delta]], report: Report
     ) -> AsyncGenerator[AsyncIterator[tuple[int, Sequence[Delta]]]]:
         try:
-            async with closing(generate(self._source, choices, self._observer)) as events:
-                yield events
+            with self.running.holding(job.id, job.requests):
+                async with closing(generate(self._source, choices, self._observer)) as events:
+                    yield events
         finally:
             report(_usage(choices))
 
     async def deltas(self, job: ChatJob, report: Report) -> AsyncGenerator[tuple[Sequence[Delta], Usage]]:
         """The one choice of `job` as it comes, with the usage so far: what other dialects are made from."""
         choices = self._choices(job)
-        async with self._events(choices, report) as events:
+        async with self._events(job, choices, report) as events:
             async for _, deltas in events:
                 yield deltas, _usage(choices)
 
@@ -191,7 +195,7 @@ class ChatService:
         """The whole answer as JSON."""
         choices = self._choices(job)
         folds = [ChoiceFold() for _ in choices]
-        async with self._events(choices, report) as events:
+        async with self._events(job, choices, report) as events:
             async for index, deltas in events:
                 for delta in deltas:
                     folds[index].add(delta)
@@ -221,7 +225,7 @@ class ChatService:
             usage_field=job.include_usage,
         )
         opened: set[int] = set()
-        async with self._events(choices, report) as events:
+        async with self._events(job, choices, report) as events:
             async for index, deltas in events:
                 batch = [] if index in opened else [writer.opening(index)]
                 opened.add(index)

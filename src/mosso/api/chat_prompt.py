@@ -22,6 +22,7 @@ from mosso.api.chat_schema import (
     UserMessage,
 )
 from mosso.api.settings import ApiSettings
+from mosso.api.thinking import effort_named
 from mosso.api.thoughts import Thought, Thoughts, joined
 from mosso.api.tool_calls import offered_functions, recipient
 from mosso.core.errors import RequestError, UnsupportedError
@@ -39,12 +40,6 @@ from mosso.harmony.conversation import (
 
 CALL_CONTENT_TYPE = "<|constrain|>json"
 _AUTHOR_NAME = re.compile(r"[^\s<|\\/>]{1,64}")
-_EFFORTS = {
-    "minimal": Effort.LOW,  # the least thinking that gpt-oss has
-    "low": Effort.LOW,
-    "medium": Effort.MEDIUM,
-    "high": Effort.HIGH,
-}
 
 
 def conversation_of(
@@ -69,19 +64,7 @@ def conversation_of(
 
 
 def effort_of(body: ChatRequest, default: Effort) -> Effort:
-    return effort_named(body.reasoning_effort, default, param="reasoning_effort")
-
-
-def effort_named(name: str | None, default: Effort, *, param: str) -> Effort:
-    """The effort that a client calls `name`; `param` is the client's name for the field."""
-    if name is None:
-        return default
-    effort = _EFFORTS.get(name)
-    if effort is None:
-        raise UnsupportedError(
-            f"{param}: gpt-oss knows low, medium and high (minimal means low), not {name!r}.", param=param
-        )
-    return effort
+    return effort_named(body.effort, default, param="reasoning_effort")
 
 
 def _developer(body: ChatRequest, functions: ToolNamespace | None) -> DeveloperContent | None:

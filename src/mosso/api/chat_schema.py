@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
+from mosso.api.thinking import EffortName, ReasoningFields, same, thinking_budget
 from mosso.api.usage import Usage
 from mosso.api.wire import Off, WireModel
 
@@ -136,7 +137,11 @@ class ChatRequest(SamplingFields):
     tools: list[Tool] | None = Field(None, max_length=512)
     tool_choice: Literal["auto", "none", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool = True
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: EffortName | None = None
+    # Tokens of thinking, by the names of Qwen, of vLLM and (reasoning.max_tokens) of OpenRouter.
+    thinking_budget: int | None = Field(None, ge=0)
+    thinking_token_budget: int | None = Field(None, ge=0)
+    reasoning: ReasoningFields | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     logprobs: bool = False
@@ -151,6 +156,22 @@ class ChatRequest(SamplingFields):
     metadata: Metadata | None = Field(None, max_length=16)
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+
+    @property
+    def effort(self) -> str | None:
+        asked = self.reasoning.effort if self.reasoning is not None else None
+        return same({"reasoning_effort": self.reasoning_effort, "reasoning.effort": asked})
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of thinking; None: as many as the model likes."""
+        reasoning = self.reasoning or ReasoningFields()
+        given = {
+            "thinking_budget": self.thinking_budget,
+            "thinking_token_budget": self.thinking_token_budget,
+            "reasoning.max_tokens": reasoning.max_tokens,
+        }
+        return thinking_budget(given, effort=self.effort, enabled=reasoning.enabled is not False)
 
 
 class TopLogprob(BaseModel):

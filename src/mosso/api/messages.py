@@ -26,6 +26,7 @@ from mosso.api.messages_schema import (
     MessagesUsage,
     TokenCount,
 )
+from mosso.api.running import ThinkingEnded
 from mosso.api.usage import Report, Usage
 
 PATH = "/v1/messages"
@@ -85,6 +86,11 @@ class MessagesService:
     def count(self, body: CountTokensRequest, caller: Caller) -> TokenCount:
         """What the prompt of `body` would take. Any thread may do it."""
         return TokenCount(input_tokens=self._chat.counted(chat_request(body), caller))
+
+    async def end_thinking(self, scope: str, message_id: str) -> ThinkingEnded:
+        """See Running.end_thinking."""
+        ended = await self._chat.running.end_thinking(scope, "chatcmpl-" + message_id.removeprefix("msg_"))
+        return ended.model_copy(update={"id": message_id})
 
     async def complete(self, job: MessagesJob, report: Report) -> bytes:
         """The whole answer as JSON."""

@@ -39,7 +39,7 @@ def chat_request(body: CountTokensRequest) -> ChatRequest:
     if body.tool_choice is not None:
         fields["tool_choice"] = _tool_choice(body.tool_choice)
         fields["parallel_tool_calls"] = not body.tool_choice.disable_parallel_tool_use
-    fields["reasoning_effort"] = _effort(body)
+    fields |= {"reasoning_effort": _effort(body), "thinking_budget": _budget(body)}
     if isinstance(body, MessagesRequest):
         fields |= {"max_tokens": body.max_tokens, "stream": body.stream, "stop": body.stop_sequences or None}
         fields |= {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
@@ -118,6 +118,13 @@ def _tool_choice(choice: ToolUse) -> str | dict[str, Any]:
     if choice.name is None:
         raise RequestError("tool_choice.name: say which tool is to be called.", param="tool_choice.name")
     return {"type": "function", "function": {"name": choice.name}}
+
+
+def _budget(body: CountTokensRequest) -> int | None:
+    thinking = body.thinking
+    if thinking is None:
+        return None
+    return 0 if thinking.type == "disabled" else thinking.budget_tokens
 
 
 def _effort(body: CountTokensRequest) -> str | None:

@@ -69,7 +69,8 @@ class ToolUse(WireModel):
 
 
 class Thinking(WireModel):
-    """gpt-oss always thinks: this says whether the client sees it; the budget stands for an effort."""
+    """`disabled`: the model does not think; where nothing is said it does, and the client does not see it.
+    The budget is held, and stands for an effort too where none is given."""
 
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: int | None = Field(None, ge=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mosso.api.chat_schema import ChatRequest, NamedToolChoice, ResponseFormat, StructuredOutputs
@@ -16,6 +16,7 @@ from mosso.api.sampling import SamplingFields
 from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient
 from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.errors import RequestError
+from mosso.core.requests import Request
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -40,6 +41,13 @@ def turn_of(body: ChatRequest) -> Turn:
     """What a chat turn may say; RequestError names what is wrong."""
     offered = () if body.tool_choice == "none" else body.tools or ()
     return Turn(constraint_of(body), tuple(recipient(tool.function.name) for tool in offered), body.budget)
+
+
+def with_turn(request: Request, turn: Turn) -> Request:
+    """The request, with what its turn may say."""
+    return replace(
+        request, constraint=turn.form, recipients=turn.recipients, thinking_budget=turn.thinking_budget
+    )
 
 
 def constraint_of(body: ChatRequest) -> TurnConstraint | None:
