@@ -167,6 +167,7 @@ class Loop:
     config: SchedulerConfig
     depth: int = 0
     now: float = 0.0
+    seconds: Callable[[StepPlan | None], float] = lambda plan: 1.0  # that a turn takes
     lost: int = 0  # steps that failures took away
     plans: list[StepPlan] = field(default_factory=list)
     events: dict[str, list[TokenEvent]] = field(default_factory=lambda: defaultdict(list))
@@ -201,7 +202,7 @@ class Loop:
         if plan is not None:
             self.plans.append(plan)
             self.running.append(self.device.run(plan))
-        self.now += 1.0
+        self.now += self.seconds(plan)
         if self.running and (plan is None or len(self.running) > self.depth):
             self._take(self.scheduler.update(self.running.popleft()))
         return plan

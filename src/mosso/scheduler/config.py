@@ -21,17 +21,25 @@ class SchedulerConfig:
     max_waiting: int = 1024
     prefix_cache: bool = True
     prefill_budget: int | None = None  # of these, beside rows that decode; None: the whole budget
+    background_rows: int | None = None  # that run beside others, at most; None: an eighth of max_rows
+    max_slowdown: float | None = None  # a stream's time from token to token, in times of its time alone;
+    # so many rows run at once that it is not exceeded. None: it may be anything
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if name != "prefix_cache" and value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
+            least = 0 if name == "background_rows" else 1
+            if name != "prefix_cache" and value is not None and value < least:
+                raise UsageError(f"{name} must be at least {least}, not {value}")
         if self.window_pages < self.window_bound(1):
             raise UsageError(
                 f"window_pages must be at least {self.window_bound(1)} to hold a window of {self.window} "
                 f"in pages of {self.page_size}, not {self.window_pages}"
             )
+
+    @property
+    def most_background_rows(self) -> int:
+        return -(-self.max_rows // 8) if self.background_rows is None else self.background_rows
 
     @property
     def context(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mosso.core.steps import RowStart, RowWork, StepPlan
+from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
+from mosso.scheduler.pace import StepSize
 from mosso.scheduler.sequence import Sequence
 
 
@@ -18,11 +19,13 @@ class Draft:
     work: dict[Sequence, RowWork] = field(default_factory=dict)
     computing: set[bytes] = field(default_factory=set)  # keys of prompt pages that this step completes
     preempted: set[Sequence] = field(default_factory=set)  # they do not come back in this plan
+    background: int = 0  # rows of sequences that use idle capacity only
     admitting: bool = True  # until the best waiting sequence had to go on waiting
 
     def put(self, sequence: Sequence, work: RowWork) -> None:
         self.work[sequence] = work
         self.budget -= work.count
+        self.background += sequence.is_background
 
     def preempt(self, sequence: Sequence) -> None:
         """Take back the work of a sequence that loses its row. It is never one that this plan starts:
@@ -31,9 +34,16 @@ class Draft:
         self.preempted.add(sequence)
         if (work := self.work.pop(sequence, None)) is not None:
             self.budget += work.count
+            self.background -= sequence.is_background
 
-    def plan(self, releases: tuple[int, ...]) -> StepPlan:
-        return StepPlan(self.step, releases, tuple(self.starts), tuple(self.work.values()))
+    @property
+    def size(self) -> StepSize:
+        counts = [work.count for work in self.work.values()]
+        return StepSize(len(counts), counts.count(1), sum(counts))
+
+    def plan(self, releases: tuple[int, ...], thinking_ends: tuple[ThinkingEnd, ...] = ()) -> StepPlan:
+        work = tuple(self.work.values())
+        return StepPlan(self.step, releases, tuple(self.starts), work, thinking_ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +53,6 @@ class Flight:
 
     step: int
     planned_at: float
+    size: StepSize
     rows: tuple[int, ...]  # that sample, in the plan's order
     sequences: tuple[Sequence, ...]  # parallel to rows

@@ -1,11 +1,14 @@
 """The policy: which positions of which requests the next step computes.
 
 There is no prefill phase and no decode phase: the computed tokens of each request chase its known tokens
-under one token budget. Sequences are ranked by priority, then arrival, and four rules follow from the rank:
+under one token budget. Sequences wait by priority and, within one, fairly between tenants (see queue); when
+they start they get a rank, by priority, then in the order of the starts. The rules:
 
 - Rows with one position left come first, so that streams flow; then longer stretches, best rank first.
   Beside such rows the stretches get a budget of their own, so that a stream's next token is never far.
 - The best waiting sequence starts when a row is free and all its known tokens fit; nobody overtakes it.
+- Rows are as many as there are, or as streams can run without being slowed down too much (see pace).
+- Beside others, only a few background sequences run, and none starts while others wait.
 - Where pages run out, the worst running sequence makes room for a better one; the worst itself waits. To be
   started, a sequence takes room only from sequences of a worse priority.
 - So the best sequence of all is never stopped by another; alone it fits, hence every plan makes progress.
@@ -15,22 +18,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import pairwise
 
 from mosso.core.errors import EngineError, OverloadedError, RequestError
-from mosso.core.requests import EngineStats, FinishReason, Request, TokenEvent, TokenLogprob
-from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult
+from mosso.core.requests import EngineStats, FinishReason, QueueLoad, Request, TokenEvent, TokenLogprob
+from mosso.core.steps import RowStart, RowWork, StepPlan, StepResult, ThinkingEnd
 from mosso.scheduler.config import SchedulerConfig
 from mosso.scheduler.draft import Draft, Flight
 from mosso.scheduler.kv import KvCache, PrefixMatch
 from mosso.scheduler.ledger import Ledger
-from mosso.scheduler.queue import Ranked
-from mosso.scheduler.sequence import Rank, Sequence, token_limit
+from mosso.scheduler.pace import Pace
+from mosso.scheduler.queue import Ranked, Share, Waiting
+from mosso.scheduler.sequence import UNSTARTED, Rank, Sequence, token_limit
 
 _MAX_FLIGHTS = 2  # one step runs, one more is launched behind it
+_SERVICE = 2  # of a generated token, as fairness counts it; a prompt's computed token is 1
 
 
 class Scheduler:
@@ -44,14 +49,16 @@ class Scheduler:
         self.config = config
         self._kv = KvCache(config)
         self._sequences: dict[str, Sequence] = {}  # by request id: waiting or running
-        self._waiting = Ranked()
+        self._waiting = Waiting()
         self._running = Ranked()
+        self._rows_of: Counter[Share] = Counter()  # rows, by priority and tenant
         self._free_rows = list(range(config.max_rows))  # a heap: low rows first
         self._releases: list[int] = []  # rows that the device still believes to be in use
+        self._thought: list[Sequence] = []  # whose thinking was ended since the last plan
         self._flights: deque[Flight] = deque()
         self._next_step = 0
-        self._arrivals = 0
-        self._ledger = Ledger(clock)
+        self._arrivals = self._starts = 0
+        self._ledger = Ledger(clock, Pace(config.max_rows, config.max_slowdown, clock))
         self._orphans: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []  # see _check_orphans
 
     @property
@@ -61,18 +68,20 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request.
 
-        Raises RequestError if it can never fit, OverloadedError if the queue is full.
+        Raises RequestError if it can never fit, OverloadedError if as many wait as may; those of a worse
+        priority do not count.
         """
         limit = token_limit(request, self.config.context)
         if request.id in self._sequences:
             raise RequestError(f"a request with the id {request.id} is being served already")
-        if len(self._waiting) >= self.config.max_waiting:
-            raise OverloadedError(f"{len(self._waiting)} requests are waiting already; try again later")
+        if (ahead := self._waiting.count(request.priority)) >= self.config.max_waiting:
+            raise OverloadedError(f"{ahead} requests are waiting already; try again later")
         if not self.has_work:
             self._ledger.work_begins()
-        rank = (request.priority, self._arrivals)
+        rank = (request.priority, UNSTARTED + self._arrivals)
         self._arrivals += 1
-        sequence = Sequence(request, rank, limit, tokens=list(request.prompt))
+        sequence = Sequence(request, rank, limit, tokens=[*request.prompt, *request.generated])
+        sequence.added_at = self._ledger.now()
         self._sequences[request.id] = sequence
         self._waiting.add(sequence)
 
@@ -83,6 +92,13 @@ class Scheduler:
             return []
         self._end(sequence, FinishReason.ABORT)
         return [self._event(sequence, (), ())]
+
+    def end_thinking(self, request_id: str) -> None:
+        """The request has thought enough: the device learns of it with the next plan, or with its start."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.request = replace(sequence.request, thinking_budget=0)
+            self._thought.append(sequence)
 
     def fail(self, message: str) -> list[TokenEvent]:
         """The device lost what it computed, and the steps under way: nothing of them may be used again.
@@ -124,8 +140,11 @@ class Scheduler:
         self._start_better_than(None, draft)
 
     def _compute(self, sequence: Sequence, draft: Draft) -> None:
-        """Put the sequence's next positions into the draft, or nothing if no page can be had for it."""
+        """Put the sequence's next positions into the draft, or nothing if it must stand back now, or if no
+        page can be had for it."""
         assert sequence.row is not None
+        if sequence.is_background and self._stands_back(draft):
+            return
         size = self.config.page_size
         start, remaining, held = sequence.computed, sequence.remaining, len(sequence.full_pages)
         if remaining == 1 and start < held * size:  # what most rows do in most steps
@@ -141,6 +160,12 @@ class Scheduler:
         draft.put(sequence, work)
         if count > 1:  # a prompt, or what it resumes with: its keys are known since match()
             draft.computing.update(sequence.keys[start // size : (start + count) // size])
+
+    def _stands_back(self, draft: Draft) -> bool:
+        """Whether one more background sequence would be too many beside those that are not."""
+        best = self._running.best
+        others = best is not None and not best.is_background
+        return others and draft.background >= self.config.most_background_rows
 
     def _preempt_worse_than(self, sequence: Sequence, draft: Draft) -> bool:
         victim = self._running.worst
@@ -164,6 +189,7 @@ class Scheduler:
             pages = tuple(sequence.full_pages), tuple(sequence.window_pages)
             self._orphans.append((self._flights[-1].step, *pages))
         self._running.remove(sequence)
+        self._rows_of -= Counter({sequence.share: 1})
         self._releases.append(sequence.row)
         heappush(self._free_rows, sequence.row)
         sequence.row = None
@@ -180,12 +206,14 @@ class Scheduler:
     def _start(self, head: Sequence, draft: Draft) -> bool:
         worst = self._running.worst
         urgent = worst is not None and worst.priority > head.priority
-        if head.in_flight or head in draft.preempted or not (self._free_rows or urgent):
+        if head.in_flight or head in draft.preempted or not (self._has_row() or urgent):
+            return False
+        if head.is_background and self._stands_back(draft):
             return False
         match = self._kv.match(head)
         if match.next_key in draft.computing:
             return False  # its prefix goes on in a page that this step computes: one step later it is a hit
-        while not (self._free_rows and self._kv.can_start(head, match, self._reserved_pages())):
+        while not (self._has_row() and self._kv.can_start(head, match, self._reserved_pages())):
             worst = self._running.worst
             if worst is None or worst.priority <= head.priority:
                 return False
@@ -195,6 +223,9 @@ class Scheduler:
         assert head in draft.work
         return True
 
+    def _has_row(self) -> bool:
+        return len(self._running) < self._ledger.pace.row_limit()
+
     def _reserved_pages(self) -> int:
         """Full pages that running sequences lack for their tokens, and one more each to grow into."""
         pages = self.config.pages
@@ -203,11 +234,11 @@ class Scheduler:
     def _occupy(self, sequence: Sequence, match: PrefixMatch, draft: Draft) -> None:
         self._waiting.remove(sequence)
         sequence.row = heappop(self._free_rows)
-        self._running.add(sequence)
         self._kv.start(sequence, match)
-        if sequence.cached_tokens is None:
-            sequence.cached_tokens = sequence.computed
-            self._ledger.prompt_started(len(sequence.request.prompt), sequence.computed)
+        if not sequence.started:
+            self._first_start(sequence)
+        self._running.add(sequence)
+        self._rows_of[sequence.share] += 1
         window = enumerate(match.window_pages, match.window_first)
         start = RowStart(
             row=sequence.row,
@@ -219,6 +250,16 @@ class Scheduler:
         )
         draft.starts.append(start)
 
+    def _first_start(self, sequence: Sequence) -> None:
+        prompt = len(sequence.request.prompt)
+        cached = min(sequence.computed, prompt)
+        sequence.rank = (sequence.priority, self._starts)
+        self._starts += 1
+        sequence.cached_tokens = cached
+        sequence.queued_seconds = self._ledger.now() - sequence.added_at
+        self._ledger.prompt_started(prompt, cached)
+        self._waiting.charge(sequence, prompt - cached)
+
     def _commit(self, draft: Draft) -> StepPlan:
         """From here on the draft's work counts as done: every later plan runs after it."""
         sampling = []
@@ -229,11 +270,18 @@ class Scheduler:
                 sampling.append(sequence)
             self._kv.settle(sequence)
         rows = tuple(work.row for work in draft.work.values() if work.samples)
-        self._flights.append(Flight(draft.step, self._ledger.now(), rows, tuple(sampling)))
-        plan = draft.plan(tuple(self._releases))
+        self._flights.append(Flight(draft.step, self._ledger.now(), draft.size, rows, tuple(sampling)))
+        plan = draft.plan(tuple(self._releases), tuple(self._thinking_ends()))
         self._releases.clear()
+        self._thought.clear()
         self._next_step += 1
         return plan
+
+    def _thinking_ends(self) -> Iterator[ThinkingEnd]:
+        for sequence in self._thought:
+            if sequence.row is not None:
+                said = tuple(sequence.tokens[len(sequence.request.prompt) :])
+                yield ThinkingEnd(sequence.row, sequence.request, said)
 
     # ---- update
 
@@ -247,7 +295,7 @@ class Scheduler:
             raise EngineError(f"the result of step {result.step} does not belong to the oldest running step")
         self._flights.popleft()
         self._orphans = [orphan for orphan in self._orphans if orphan[0] > flight.step]
-        self._ledger.step_ended(flight.planned_at)
+        self._ledger.step_ended(flight.planned_at, flight.size)
         failed = dict(result.failures)
         got = zip(flight.sequences, result.rows, result.tokens, result.logprobs, strict=True)
         return [
@@ -266,6 +314,7 @@ class Scheduler:
         sequence.in_flight -= 1
         sequence.tokens.append(token)
         self._ledger.generated_tokens += 1
+        self._waiting.charge(sequence, _SERVICE)
         if sequence.row is not None and len(sequence.tokens) % self.config.page_size == 0:
             self._kv.settle(sequence)
         finish = sequence.finish_reason()
@@ -281,20 +330,28 @@ class Scheduler:
         else:
             self._vacate(sequence)
         del self._sequences[sequence.request.id]
-        self._ledger.finished(reason)
+        self._ledger.finished(reason, len(sequence.tokens) - len(sequence.request.prompt))
 
     def _event(
         self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
     ) -> TokenEvent:
-        cached = 0 if sequence.announced else sequence.cached_tokens or 0
+        if sequence.announced:
+            return TokenEvent(sequence.request.id, tokens, logprobs, sequence.finish)
         sequence.announced = True
-        return TokenEvent(sequence.request.id, tokens, logprobs, sequence.finish, cached)
+        cached, queued = sequence.cached_tokens or 0, sequence.queued_seconds
+        return TokenEvent(
+            sequence.request.id, tokens, logprobs, sequence.finish, cached, queued_seconds=queued
+        )
 
     # ---- what it looks like from outside
 
     def stats(self) -> EngineStats:
         """A snapshot; kv_blocks count the pages of both groups."""
-        return self._ledger.stats(len(self._running), len(self._waiting), (self._kv.full, self._kv.window))
+        waiting = self._waiting.loads()
+        shares = sorted(self._rows_of.keys() | waiting.keys())
+        loads = (QueueLoad(*share, self._rows_of[share], *waiting.get(share, (0, 0))) for share in shares)
+        pools = (self._kv.full, self._kv.window)
+        return self._ledger.stats(len(self._running), len(self._waiting), pools, tuple(loads))
 
     def check(self) -> None:
         """Assert every invariant. True between calls of plan, update, add and abort."""
@@ -304,7 +361,10 @@ class Scheduler:
         rows = Counter([*self._free_rows, *(s.row for s in running)])
         assert rows == Counter(range(self.config.max_rows))
         assert {s.request.id: s for s in (*running, *waiting)} == self._sequences
-        assert all(a.rank < b.rank for queue in (running, waiting) for a, b in pairwise(queue))
+        assert all(a.rank < b.rank for a, b in pairwise(running))
+        assert all((a.priority, b.started) <= (b.priority, a.started) for a, b in pairwise(waiting))
+        assert self._rows_of == Counter(s.share for s in running)
+        assert self._waiting.loads() == _loads(waiting)
         first = {s.priority: s.rank for s in reversed(waiting)}
         assert all(s.rank < first.get(s.priority, (s.priority + 1, 0)) for s in running), "overtaken"
         assert all(s.row is None and not s.full_pages and not s.window_pages for s in waiting)
@@ -319,3 +379,12 @@ class Scheduler:
         for step, *groups in self._orphans:
             for pool, pages in zip((self._kv.full, self._kv.window), groups, strict=True):
                 assert all(pool.taken_after(page, step) for page in pages if pool.is_private(page))
+
+
+def _loads(waiting: list[Sequence]) -> dict[Share, tuple[int, int]]:
+    """What Waiting.loads must be."""
+    loads: dict[Share, tuple[int, int]] = {}
+    for sequence in waiting:
+        number, tokens = loads.get(sequence.share, (0, 0))
+        loads[sequence.share] = number + 1, tokens + len(sequence.request.prompt)
+    return loads

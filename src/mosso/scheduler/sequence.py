@@ -6,9 +6,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from mosso.core.errors import RequestError
-from mosso.core.requests import FinishReason, Request
+from mosso.core.requests import BACKGROUND, FinishReason, Request
 
-Rank = tuple[int, int]  # (priority, arrival); the lower one is served first, and no two are equal
+Rank = tuple[int, int]
+"""(priority, number); the lower one is served first, and no two are equal. The number says when the sequence
+was first started among all others; of one that never was it is its arrival above UNSTARTED."""
+UNSTARTED = 1 << 62
 
 
 def token_limit(request: Request, context: int) -> int:
@@ -23,7 +26,10 @@ def token_limit(request: Request, context: int) -> int:
             f"the prompt has {prompt} tokens; prompt and answer together can have {context}",
             code="context_length_exceeded",
         )
-    return min(prompt + wanted, context)
+    limit = min(prompt + wanted, context)
+    if prompt + len(request.generated) >= limit:
+        raise RequestError("all the tokens that the request may have were generated before")
+    return limit
 
 
 @dataclass(slots=True, eq=False)
@@ -51,10 +57,32 @@ class Sequence:
     published: int = 0  # pages of the current row that have been offered to the prefix cache
     cached_tokens: int | None = None  # prompt tokens that its first start found; None before it
     announced: bool = False  # a first event has been sent
+    added_at: float = 0.0
+    queued_seconds: float = 0.0  # until its first start
 
     @property
     def priority(self) -> int:
         return self.request.priority
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is: service is shared fairly between tenants."""
+        return self.request.tenant
+
+    @property
+    def share(self) -> tuple[int, str]:
+        """Whom its service counts for."""
+        return self.request.priority, self.tenant
+
+    @property
+    def is_background(self) -> bool:
+        """It has idle capacity only."""
+        return self.request.priority >= BACKGROUND
+
+    @property
+    def started(self) -> bool:
+        """It has, or had, a row."""
+        return self.rank[1] < UNSTARTED
 
     @property
     def total(self) -> int:
