@@ -17,11 +17,11 @@ from collections.abc import Callable
 from mosso.core.constraints import Constrainer
 from mosso.core.errors import EngineError, MossoError, RequestError, UnsupportedError
 from mosso.core.requests import EngineLimits, FinishReason, Request, TokenEvent
+from mosso.core.seeding import with_seed
 from mosso.engine.compiling import Compiling
 from mosso.engine.messages import Abort, Batch, Compiled, EndThinking, FromEngine, Rejected, Submit, ToEngine
 from mosso.engine.pulse import Phase, Pulse
 from mosso.engine.runner import Pending, Runner
-from mosso.engine.seeding import with_seed
 from mosso.scheduler.scheduler import Scheduler
 
 MAX_FAILURES = 3  # steps that fail in a row before the engine gives up

@@ -26,9 +26,9 @@ from typing import Any
 
 from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError, UnavailableError
 from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, TokenEvent
+from mosso.core.seeding import with_seed
 from mosso.engine.client import EngineClient, EngineLostError
 from mosso.engine.messages import Progress
-from mosso.engine.seeding import with_seed
 from mosso.engine.settings import EngineSettings
 
 logger = logging.getLogger("mosso.engine")
