@@ -127,7 +127,7 @@ def test_probes_are_not_logged(server, caplog):
 
 
 def test_home_version_and_openapi(server):
-    assert "/v1" in server.http.get("/").text
+    assert "<title>mosso</title>" in server.http.get("/").text
     assert server.http.get("/version").json() == {"version": mosso.__version__}
     document = server.http.get("/openapi.json").json()
     operation = document["paths"][CHAT]["post"]

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 import mosso
 from mosso.core.errors import MossoError
+from mosso.server import playground
 from mosso.server.context import Context
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>mosso</title>
-<h1>mosso</h1><p>gpt-oss behind OpenAI's API, at <code>/v1</code>:
-<a href="/v1/models">models</a>, <a href="/openapi.json">OpenAPI document</a>,
-<a href="/v1/health/ready">health</a>, <a href="/metrics">metrics</a>.</p></html>
-"""
 
 
 class VersionResponse(BaseModel):
@@ -25,9 +20,9 @@ class VersionResponse(BaseModel):
 def router(context: Context) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
-    @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def home() -> str:
-        return _PAGE
+    @routes.get("/", include_in_schema=False)
+    async def home() -> Response:
+        return playground.page()
 
     @routes.get("/version", operation_id="version")
     async def version() -> VersionResponse:

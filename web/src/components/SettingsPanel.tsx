@@ -1,0 +1,154 @@
+import {
+  Button, JsonInput, MultiSelect, NumberInput, PasswordInput, SegmentedControl, Slider, Stack, Switch, Tabs, Text, Textarea,
+} from "@mantine/core";
+import { useState } from "react";
+
+import { editSettings, forgetEverything, useStore } from "../state/store";
+import type { BuiltIn, Settings, Side } from "../state/types";
+import { ToolsEditor } from "./ToolsEditor";
+
+export function SettingsPanel() {
+  const compare = useStore((state) => state.panels.compare);
+  const [chosen, setSide] = useState<Side>("a");
+  const side = compare ? chosen : "a";
+  const settings = useStore((state) => state.settings[side]);
+  const edit = (change: Partial<Settings>) => editSettings(side, change);
+  return (
+    <Stack gap="md">
+      {compare && (
+        <SegmentedControl
+          aria-label="Whose settings"
+          value={chosen}
+          onChange={(value) => setSide(value as Side)}
+          data={[{ value: "a", label: "Settings A" }, { value: "b", label: "Settings B" }]}
+        />
+      )}
+      <Tabs defaultValue="model" keepMounted={false} key={side}>
+        <Tabs.List grow mb="md">
+          <Tabs.Tab value="model">Model</Tabs.Tab>
+          <Tabs.Tab value="tools">Tools</Tabs.Tab>
+          <Tabs.Tab value="format">Format</Tabs.Tab>
+        </Tabs.List>
+        <Tabs.Panel value="model">
+          <ModelSettings settings={settings} edit={edit} />
+        </Tabs.Panel>
+        <Tabs.Panel value="tools">
+          <ToolsEditor tools={settings.tools} onChange={(tools) => edit({ tools })} />
+          <MultiSelect
+            mt="md"
+            label="Built-in tools"
+            description="Run by the server, where it was started with them."
+            data={[
+              { value: "web_search", label: "browser" },
+              { value: "code_interpreter", label: "python" },
+            ]}
+            value={settings.builtIns}
+            onChange={(value) => edit({ builtIns: value as BuiltIn[] })}
+          />
+        </Tabs.Panel>
+        <Tabs.Panel value="format">
+          <Stack gap="sm">
+            <Switch
+              label="Answer as JSON of a schema"
+              checked={settings.schemaOn}
+              onChange={(event) => edit({ schemaOn: event.currentTarget.checked })}
+            />
+            <JsonInput
+              label="JSON schema"
+              autosize
+              minRows={8}
+              maxRows={24}
+              validationError="This is not JSON"
+              formatOnBlur
+              value={settings.schema}
+              onChange={(schema) => edit({ schema })}
+            />
+          </Stack>
+        </Tabs.Panel>
+      </Tabs>
+    </Stack>
+  );
+}
+
+interface Editing {
+  settings: Settings;
+  edit: (change: Partial<Settings>) => void;
+}
+
+function ModelSettings({ settings, edit }: Editing) {
+  const apiKey = useStore((state) => state.apiKey);
+  return (
+    <Stack gap="sm">
+      <Text size="sm" fw={500} id="effort">Effort</Text>
+      <SegmentedControl
+        aria-labelledby="effort"
+        value={settings.effort}
+        onChange={(effort) => edit({ effort: effort as Settings["effort"] })}
+        data={["low", "medium", "high"]}
+      />
+      <Textarea
+        label="Developer text"
+        description="What the model is told before the conversation."
+        autosize
+        minRows={2}
+        maxRows={10}
+        value={settings.developer}
+        onChange={(event) => edit({ developer: event.currentTarget.value })}
+      />
+      <Scale label="Temperature" max={2} step={0.05} value={settings.temperature} onChange={(temperature) => edit({ temperature })} />
+      <Scale label="Top p" max={1} step={0.01} value={settings.topP} onChange={(topP) => edit({ topP })} />
+      <Scale label="Min p" max={1} step={0.01} value={settings.minP} onChange={(minP) => edit({ minP })} />
+      <Whole label="Top k" description="0: off" min={0} value={settings.topK} onChange={(value) => edit({ topK: value ?? 0 })} />
+      <Whole label="Most tokens" description="Empty: what the context holds" min={1} value={settings.maxTokens} onChange={(maxTokens) => edit({ maxTokens })} />
+      <Whole label="Most tokens of thinking" description="Empty: as many as it likes" min={0} value={settings.thinkingBudget} onChange={(thinkingBudget) => edit({ thinkingBudget })} />
+      <Whole label="Seed" description="Empty: a new one each time" value={settings.seed} onChange={(seed) => edit({ seed })} />
+      <Switch
+        label="Token probabilities"
+        checked={settings.logprobs}
+        onChange={(event) => edit({ logprobs: event.currentTarget.checked })}
+      />
+      <PasswordInput
+        label="API key"
+        description="Where the server asks for one. Kept in this browser."
+        autoComplete="off"
+        value={apiKey}
+        onChange={(event) => useStore.setState({ apiKey: event.currentTarget.value })}
+      />
+      <Button variant="default" onClick={() => void forgetEverything()}>
+        Forget everything in this browser
+      </Button>
+    </Stack>
+  );
+}
+
+function Scale({ label, max, step, value, onChange }: { label: string; max: number; step: number; value: number; onChange: (value: number) => void }) {
+  return (
+    <div>
+      <Text size="sm" fw={500}>
+        {label}: {value}
+      </Text>
+      <Slider min={0} max={max} step={step} value={value} onChange={onChange} label={null} thumbLabel={label} />
+    </div>
+  );
+}
+
+interface WholeProps {
+  label: string;
+  description: string;
+  min?: number;
+  value: number | null;
+  onChange: (value: number | null) => void;
+}
+
+function Whole({ label, description, min, value, onChange }: WholeProps) {
+  return (
+    <NumberInput
+      label={label}
+      description={description}
+      min={min}
+      allowDecimal={false}
+      value={value ?? ""}
+      onChange={(typed) => onChange(typeof typed === "number" ? typed : null)}
+    />
+  );
+}
