@@ -128,6 +128,8 @@ def test_arguments_that_are_no_object_are_not_lost(serve):
         ({"tools": [{"name": "f", "input_schema": {"type": "banana"}}]}, "tools[0].input_schema"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]"),
         ({"tool_choice": {"type": "tool"}, "tools": TOOLS}, "tool_choice.name"),
+        ({"tools": [TOOLS[0] | {"defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "edits[0].type"),
         ({"mcp_servers": []}, "mcp_servers"),
         ({"best_beer": 1}, "best_beer"),
     ],
@@ -184,3 +186,114 @@ def test_a_budget_stands_for_an_effort(serve, thinking, effort):
     server = serve()
     server.post("/v1/messages", ASK | {"thinking": thinking})
     assert f"Reasoning: {effort}" in TOKENIZER.decode(server.source.seen[0].prompt, control=True)
+
+
+def prompt_of(server) -> str:
+    return TOKENIZER.decode(server.source.seen[-1].prompt, control=True)
+
+
+def test_models_have_this_dialects_fields_too(server):
+    with client_of(server) as client:
+        page = client.models.list()
+        first, second = page.data
+        assert (first.id, first.type, second.display_name) == ("gpt-oss-test", "model", "test")
+        assert first.created_at.year == 1970
+        assert (page.has_more, page.first_id, page.last_id) == (False, "gpt-oss-test", "test")
+        assert client.models.retrieve("test").id == "test"
+
+
+def test_an_alias_is_what_the_client_calls_the_model(serve):
+    server = serve(api={"aliases": ("claude-sonnet-4-5", "claude-haiku-4-5")})
+    with client_of(server) as client:
+        assert client.messages.create(**(ASK | {"model": "claude-haiku-4-5"})).model == "claude-haiku-4-5"
+
+
+def test_beta_clients_are_answered(server):
+    """What Claude Code sends beside the documented fields."""
+    with client_of(server) as client:
+        message = client.beta.messages.create(
+            **ASK,
+            betas=["context-management-2025-06-27"],
+            context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+            thinking={"type": "adaptive"},
+            cache_control={"type": "ephemeral"},
+            metadata={"user_id": "x"},
+            system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        )
+    assert [block.type for block in message.content] == ["thinking", "text"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_thinking_may_be_left_out(server, streamed):
+    with client_of(server) as client:
+        message = ask(client, streamed, thinking={"type": "adaptive", "display": "omitted"})
+    assert [block.type for block in message.content] == ["text"]
+
+
+def test_a_ping_while_nothing_is_shown(server, monkeypatch):
+    monkeypatch.setattr("mosso.api.messages.PING_SECONDS", -1.0)
+    lines = server.post("/v1/messages", ASK | {"stream": True}).text.split("\n")
+    assert "event: ping" in lines
+    assert lines[lines.index("event: ping") + 1] == 'data: {"type":"ping"}'
+    with client_of(server) as client, client.messages.stream(**ASK) as stream:
+        assert stream.get_final_text() == "the Hallö"
+
+
+@pytest.mark.parametrize(("effort", "means"), [("low", "low"), ("xhigh", "high"), ("max", "high")])
+def test_efforts(serve, effort, means):
+    server = serve()
+    with client_of(server) as client:
+        client.messages.create(**ASK, output_config={"effort": effort})
+    assert f"Reasoning: {means}" in prompt_of(server)
+
+
+def test_an_answer_of_a_form(serve):
+    server = serve()
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    with client_of(server) as client:
+        client.messages.create(**ASK, output_config={"format": {"type": "json_schema", "schema": schema}})
+    assert server.source.seen[0].constraint is not None
+    assert '"integer"' in prompt_of(server)
+
+
+@pytest.mark.parametrize(
+    ("choice", "forced"),
+    [
+        ({"type": "auto"}, False),
+        ({"type": "none"}, False),
+        ({"type": "any"}, True),
+        ({"type": "tool", "name": "add"}, True),
+    ],
+)
+def test_tool_choices(serve, choice, forced):
+    server = serve()
+    with client_of(server) as client:
+        client.messages.create(**ASK, tools=TOOLS, tool_choice=choice)
+    assert (server.source.seen[0].constraint is not None) is forced
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_calls_side_by_side_can_be_switched_off(serve, alone):
+    call = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}<|end|>"
+    server = serve(f"{call}<|start|>assistant{call}<|start|>assistant<|channel|>final<|message|>x<|return|>")
+    choice = {"type": "auto", "disable_parallel_tool_use": alone}
+    with client_of(server) as client:
+        message = client.messages.create(**ASK, tools=TOOLS, tool_choice=choice)
+    assert [block.type for block in message.content].count("tool_use") == (1 if alone else 2)
+
+
+def test_examples_of_a_tool_are_shown(serve):
+    server = serve()
+    tool = TOOLS[0] | {"description": "Adds.", "input_examples": [{"a": 7}], "eager_input_streaming": True}
+    with client_of(server) as client:
+        client.messages.create(**ASK, tools=[tool])
+    assert 'Adds.\n// Example: {"a": 7}' in prompt_of(server)
+
+
+def test_sealed_thinking_of_others_is_left_out(serve):
+    server = serve()
+    turn = [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "Yes."}]
+    messages = [*ASK["messages"], {"role": "assistant", "content": turn}, {"role": "user", "content": "So?"}]
+    with client_of(server) as client:
+        client.messages.create(**(ASK | {"messages": messages}))
+    assert "<|channel|>final<|message|>Yes.<|end|>" in prompt_of(server)

@@ -6,6 +6,7 @@ is open until a delta of another kind comes, or another call.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from mosso.api.running import ThinkingEnded
 from mosso.api.usage import Report, Usage
 
 PATH = "/v1/messages"
+PING_SECONDS = 5.0  # of thinking that is not shown: clients take a silent stream for a dead one
 SIGNATURE = "mosso"  # clients want one on a thinking block; nothing is proved by it
 _ERRORS = {
     401: "authentication_error",
@@ -80,7 +82,8 @@ class MessagesService:
 
     def prepare(self, body: MessagesRequest, caller: Caller) -> MessagesJob:
         """Translate `body`; RequestError says what is wrong with it. Any thread may do it."""
-        shown = body.thinking is not None and body.thinking.type != "disabled"
+        thinking = body.thinking
+        shown = thinking is not None and thinking.type != "disabled" and thinking.display != "omitted"
         return MessagesJob(self._chat.prepare(chat_request(body), caller), shown)
 
     def count(self, body: CountTokensRequest, caller: Caller) -> TokenCount:
@@ -112,6 +115,7 @@ class MessagesService:
     async def stream(self, job: MessagesJob, report: Report) -> AsyncGenerator[list[bytes]]:
         """The events as JSON, in batches that belong together. Closing it aborts the request."""
         writer: EventWriter | None = None
+        told = time.monotonic()
         async with closing(self._chat.deltas(job.chat, report)) as stream:
             async for deltas, usage in stream:
                 batch = []
@@ -121,7 +125,10 @@ class MessagesService:
                     batch = [{"type": "message_start", "message": _message(job, opening, [], None)}]
                 for delta in filter(job.shows, deltas):
                     batch.extend(writer.events(delta, usage))
+                if not batch and time.monotonic() - told > PING_SECONDS:
+                    batch = [{"type": "ping"}]
                 if batch:
+                    told = time.monotonic()
                     yield [to_json(event) for event in batch]
 
 

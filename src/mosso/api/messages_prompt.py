@@ -22,6 +22,7 @@ from mosso.api.messages_schema import (
 from mosso.api.tool_calls import check_schema
 from mosso.core.errors import RequestError, UnsupportedError
 
+_EFFORTS = {"xhigh": "high", "max": "high"}
 LOW_BUDGET, MEDIUM_BUDGET = 2048, 8192  # budgets of thinking tokens up to these mean that effort
 
 
@@ -40,6 +41,9 @@ def chat_request(body: CountTokensRequest) -> ChatRequest:
         fields["tool_choice"] = _tool_choice(body.tool_choice)
         fields["parallel_tool_calls"] = not body.tool_choice.disable_parallel_tool_use
     fields |= {"reasoning_effort": _effort(body), "thinking_budget": _budget(body)}
+    if body.output_config is not None and body.output_config.format is not None:
+        form = {"name": "answer", "schema": body.output_config.format.schema_}
+        fields["response_format"] = {"type": "json_schema", "json_schema": form}
     if isinstance(body, MessagesRequest):
         fields |= {"max_tokens": body.max_tokens, "stream": body.stream, "stop": body.stop_sequences or None}
         fields |= {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
@@ -107,8 +111,10 @@ def _text(content: str | Sequence[TextBlock]) -> str:
 def _tool(tool: MessagesTool, position: int) -> dict[str, Any]:
     check_schema(tool.input_schema, f"tools[{position}].input_schema")
     function = {"name": tool.name, "parameters": tool.input_schema, "strict": tool.strict}
-    if tool.description is not None:
-        function["description"] = tool.description
+    described = [tool.description] if tool.description is not None else []
+    described += [f"Example: {json.dumps(example)}" for example in tool.input_examples or []]
+    if described:
+        function["description"] = "\n".join(described)
     return {"type": "function", "function": function}
 
 
@@ -129,7 +135,7 @@ def _budget(body: CountTokensRequest) -> int | None:
 
 def _effort(body: CountTokensRequest) -> str | None:
     if body.output_config is not None and body.output_config.effort is not None:
-        return body.output_config.effort
+        return _EFFORTS.get(body.output_config.effort, body.output_config.effort)
     budget = body.thinking.budget_tokens if body.thinking is not None else None
     if budget is None:
         return None

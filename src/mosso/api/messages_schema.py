@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from mosso.api.sampling import StopText
-from mosso.api.wire import WireModel, WireRequest
+from mosso.api.wire import Off, WireModel, WireRequest
 
 
 class Block(WireModel):
@@ -27,6 +27,13 @@ class ThinkingBlock(WireModel):
     type: Literal["thinking"]
     thinking: str
     signature: str = ""
+
+
+class RedactedThinkingBlock(WireModel):
+    """Thinking of another server, sealed: nobody here can read it, so it is left out."""
+
+    type: Literal["redacted_thinking"]
+    data: str
 
 
 class ToolUseBlock(Block):
@@ -49,9 +56,12 @@ class UserTurn(WireModel):
     content: str | list[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]]
 
 
+AssistantBlock = TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock
+
+
 class AssistantTurn(WireModel):
     role: Literal["assistant"]
-    content: str | list[Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")]]
+    content: str | list[Annotated[AssistantBlock, Field(discriminator="type")]]
 
 
 class MessagesTool(Block):
@@ -60,6 +70,10 @@ class MessagesTool(Block):
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
+    input_examples: list[dict[str, Any]] | None = None  # shown with the description
+    defer_loading: Off | None = None
+    allowed_callers: list[Literal["direct"]] | None = None  # only the model itself calls here
+    eager_input_streaming: bool | None = None  # no effect: arguments are always sent as they come
 
 
 class ToolUse(WireModel):
@@ -73,11 +87,33 @@ class Thinking(WireModel):
     The budget is held, and stands for an effort too where none is given."""
 
     type: Literal["enabled", "adaptive", "disabled"]
+    display: Literal["summarized", "omitted"] | None = None  # omitted: not shown; nothing here sums it up
     budget_tokens: int | None = Field(None, ge=1)
 
 
+class OutputFormat(WireModel):
+    """The answer is held to the schema."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
 class OutputConfig(WireModel):
-    effort: Literal["low", "medium", "high"] | None = None
+    """`xhigh` and `max` are the most that gpt-oss has: high."""
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+
+
+class ClearThinking(WireModel):
+    """An edit that happens here anyway: gpt-oss sees its thinking only until its next answer is whole."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: Any = None
+
+
+class ContextManagement(WireModel):
+    edits: list[ClearThinking] = Field(default_factory=list)
 
 
 class CountTokensRequest(WireRequest):
@@ -95,6 +131,8 @@ class CountTokensRequest(WireRequest):
     tool_choice: ToolUse | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    context_management: ContextManagement | None = None
+    cache_control: dict[str, Any] | None = None  # no effect: every prefix is cached here
 
 
 class MessagesRequest(CountTokensRequest):
