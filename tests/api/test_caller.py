@@ -46,9 +46,9 @@ def test_every_dialect_asks_the_engine_for_its_caller(make, chat):
         services.messages.prepare(
             MessagesRequest.model_validate({"model": "test", "messages": ASK, "max_tokens": 1}), ANN
         ).chat.requests[0],
-        services.ollama.prepare(
+        services.ollama.prepare_chat(
             OllamaChatRequest.model_validate({"model": "test", "messages": ASK}), ANN
-        ).chat.requests[0],
+        ).work.requests[0],
     ]
     assert [request.priority for request in requests] == [3, 3, 3, 2, 2]
     assert {(request.tenant, request.cache_salt) for request in requests} == {("ann", "ann")}

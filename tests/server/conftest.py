@@ -36,8 +36,12 @@ class Running:
     def __init__(self, source: ScriptedSource, **settings: object) -> None:
         self.source = source
         api = replace(SETTINGS, **settings.pop("api", {}))
+        tenants = settings.pop("tenants", None)
         self.app = create_app(
-            source, TOKENIZER, ServerSettings(api=api, **({"drain_seconds": 2.0} | settings))
+            source,
+            TOKENIZER,
+            ServerSettings(api=api, **({"drain_seconds": 2.0} | settings)),
+            tenants=tenants,
         )
         self.url = ""
         self._started = threading.Event()

@@ -13,8 +13,10 @@ from mosso.core.errors import (
     MossoError,
     NotFoundError,
     OverloadedError,
+    QuotaError,
     RequestError,
     TooLargeError,
+    UnauthorizedError,
     UnavailableError,
 )
 
@@ -33,9 +35,11 @@ class ErrorResponse(BaseModel):
 # The first class that fits wins, so subclasses stand before their bases.
 _STATUS: tuple[tuple[type[MossoError], HTTPStatus], ...] = (
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnauthorizedError, HTTPStatus.UNAUTHORIZED),
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (RequestError, HTTPStatus.BAD_REQUEST),
     (OverloadedError, HTTPStatus.TOO_MANY_REQUESTS),
+    (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
     (UnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
 
@@ -59,10 +63,11 @@ def type_of(status: int) -> str:
 
 def detail_of(error: MossoError) -> ErrorDetail:
     param = error.param if isinstance(error, RequestError) else None
-    code = error.code if isinstance(error, RequestError) else None
+    code = error.code if isinstance(error, RequestError | QuotaError) else None
     if isinstance(error, OverloadedError):
         code = "rate_limit_exceeded"
-    return ErrorDetail(message=error.message, type=type_of(status_of(error)), param=param, code=code)
+    kind = "insufficient_quota" if code == "insufficient_quota" else type_of(status_of(error))
+    return ErrorDetail(message=error.message, type=kind, param=param, code=code)
 
 
 def error_json(error: MossoError) -> bytes:

@@ -126,6 +126,7 @@ def choice_requests(
             sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
             priority=caller.rank(fields.priority),
             tenant=caller.scope,
+            choice=choice,
             cache_salt=caller.salt(fields.cache_salt),
             constraint=constraint,
         )

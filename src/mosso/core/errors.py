@@ -5,9 +5,11 @@
     │   └── CheckpointError    a file or tensor is not what it must be; names both
     ├── RequestError           the client's request is wrong; names the parameter (HTTP 400)
     │   ├── UnsupportedError   valid in the dialect, not supported here (HTTP 400)
+    │   ├── UnauthorizedError  no API key, or not one of ours (HTTP 401)
     │   ├── NotFoundError      the named model or object does not exist (HTTP 404)
     │   └── TooLargeError      a body or list over its limit (HTTP 413)
     ├── OverloadedError        no room for the request now; says when to come back (HTTP 429)
+    ├── QuotaError             the caller may not have it, now or later (HTTP 429)
     ├── UnavailableError       draining, starting, or the engine is gone (HTTP 503)
     └── EngineError            the engine failed while it worked on a request (HTTP 500)
 
@@ -58,6 +60,10 @@ class UnsupportedError(RequestError):
     """The dialect has this feature and mosso does not: refused, never ignored."""
 
 
+class UnauthorizedError(RequestError):
+    """The request shows no API key that is valid here."""
+
+
 class NotFoundError(RequestError):
     """The request names a model or object that does not exist."""
 
@@ -72,6 +78,17 @@ class OverloadedError(MossoError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class QuotaError(MossoError):
+    """More than the caller may have; to come back later does not help. `code` is OpenAI's."""
+
+    def __init__(self, message: str, *, code: str = "insufficient_quota") -> None:
+        super().__init__(message)
+        self.code = code
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

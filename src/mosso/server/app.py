@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import mosso
 from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
@@ -22,7 +23,9 @@ from mosso.api.services import Services, Tokenizer
 from mosso.api.text import DetokenizeRequest, TokenizeRequest
 from mosso.core.source import TokenSource
 from mosso.server import faults, openapi
+from mosso.server.allowances import RATE_HEADERS
 from mosso.server.context import Context
+from mosso.server.gate import METRICS, OPEN, KeyGate
 from mosso.server.head import HeadAsGet
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
@@ -30,7 +33,9 @@ from mosso.server.middleware import RequestContext
 from mosso.server.routes import generation, health, messages, models, nim, ollama, responses, service, text
 from mosso.server.settings import ServerSettings
 from mosso.server.sqlite_store import SqliteStore
+from mosso.server.tenants import MeteredSource, Tenants
 
+EXPOSED = ("x-request-id", "retry-after", *RATE_HEADERS)
 _BODIES = (
     ChatRequest,
     CompletionRequest,
@@ -53,15 +58,18 @@ def create_app(
     *,
     store: ResponseStore | None = None,
     sealer: Sealer | None = None,
+    tenants: Tenants | None = None,
     tools: Tools | None = None,
 ) -> FastAPI:
     """The app over `source`, `store` and `tools`, which stay the caller's: it neither starts nor closes them.
 
     Without a store responses are kept in memory; without a sealer nobody can open what this app sealed
-    once it is gone.
+    once it is gone. Without tenants nobody needs a key.
 
     It may be served before the source is ready: requests then get 503, and /v1/health/ready tells.
     """
+    if tenants is not None:
+        source = MeteredSource(source, tenants)
     metrics = Metrics(settings.api.model)
     context = Context(
         source=source,
@@ -84,7 +92,18 @@ def create_app(
     for part in (generation, responses, messages, models, text, health, nim, ollama, service):
         app.include_router(part.router(context))
     openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
+    if tenants is not None:
+        open_paths = OPEN | METRICS if settings.open_metrics else OPEN
+        app.add_middleware(KeyGate, tenants=tenants, open_paths=open_paths)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, metrics=metrics)
+    if settings.cors_origins:  # outermost: a browser's preflight shows no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     faults.install(app)
     return app

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from mosso.api.usage import Report, Usage
 from mosso.api.wire import WireRequest, parse_request
 from mosso.core.requests import EngineStats
 from mosso.core.source import TokenSource
-from mosso.server.callers import caller_of
+from mosso.server.callers import caller_of, one_request
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.limits import read_body
 from mosso.server.metrics import Metrics
@@ -38,6 +38,13 @@ class Context:
     lifecycle: Lifecycle
     metrics: Metrics
     api: Services
+
+    @contextmanager
+    def work(self, request: Request) -> Iterator[None]:
+        """One request that uses the engine, in hand until its answer has ended. UnavailableError while
+        draining, OverloadedError where it is one too many for its caller."""
+        with self.lifecycle.work(), one_request(request):
+            yield
 
     async def translated(self, request: Request, kind: type[B], translate: Callable[[B, Caller], T]) -> T:
         """The request's body, parsed and translated; a long one in a thread, to keep the event loop free."""

@@ -14,7 +14,15 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from mosso.api.errors import ErrorDetail, ErrorResponse, error_json, status_of, type_of
-from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError, UnavailableError
+from mosso.core.errors import (
+    EngineError,
+    MossoError,
+    OverloadedError,
+    QuotaError,
+    RequestError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from mosso.server.dialects import dialect_error
 from mosso.server.record import record_of
 
@@ -44,14 +52,22 @@ def as_mosso_error(error: Exception) -> MossoError:
 
 def error_response(error: MossoError, path: str) -> Response:
     """In the shape of the dialect that is spoken at `path`."""
-    headers = {}
-    if isinstance(error, OverloadedError):
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-    elif isinstance(error, UnavailableError):
-        headers["retry-after"] = "1"
-    status = status_of(error)
+    status, headers = status_of(error), _headers(error)
     body = dialect_error(path, status, error.message) or error_json(error)
     return Response(body, status, headers, media_type="application/json")
+
+
+def _headers(error: MossoError) -> dict[str, str]:
+    match error:
+        case OverloadedError():
+            return {"retry-after": str(max(1, math.ceil(error.retry_after)))}
+        case QuotaError():
+            return {"x-should-retry": "false"}  # OpenAI's and Anthropic's clients heed it
+        case UnavailableError():
+            return {"retry-after": "1"}
+        case UnauthorizedError():
+            return {"www-authenticate": "Bearer"}
+    return {}
 
 
 async def _mosso_error(request: Request, error: Exception) -> Response:

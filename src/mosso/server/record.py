@@ -24,6 +24,7 @@ class RequestRecord:
     path: str
     started: float = field(default_factory=time.monotonic)
     status: int = 0
+    caller: str | None = None  # the name of the key's owner
     job: str | None = None
     usage: Usage | None = None
     error: str | None = None
@@ -48,6 +49,7 @@ class RequestRecord:
             "path": self.path,
             "status": self.status,
             "seconds": round(self.seconds, 4),
+            "caller": self.caller,
             "job": self.job,
             **tokens,
             "error": self.error,

@@ -27,7 +27,7 @@ def router(context: Context) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         with ExitStack() as hold:
-            hold.enter_context(context.lifecycle.work())
+            hold.enter_context(context.work(request))
             job = await context.translated(request, ChatRequest, context.api.chat.prepare)
             record_of(request.scope).job = job.id
             if job.stream:
@@ -43,7 +43,7 @@ def router(context: Context) -> APIRouter:
     async def completions(request: Request) -> Response:
         """Continue raw text or token ids."""
         with ExitStack() as hold:
-            hold.enter_context(context.lifecycle.work())
+            hold.enter_context(context.work(request))
             job = await context.translated(request, CompletionRequest, context.api.completions.prepare)
             record_of(request.scope).job = job.id
             if job.stream:

@@ -44,7 +44,7 @@ def router(context: Context) -> APIRouter:
     async def create(request: Request) -> Response:
         """Answer a conversation, in Anthropic's dialect."""
         with ExitStack() as hold:
-            hold.enter_context(context.lifecycle.work())
+            hold.enter_context(context.work(request))
             job = await context.translated(request, MessagesRequest, service.prepare)
             record_of(request.scope).job = job.chat.id
             if job.stream:

@@ -70,7 +70,7 @@ def router(context: Context) -> APIRouter:
         request: Request, kind: type[B], prepare: Callable[[B, Caller], OllamaJob]
     ) -> Response:
         with ExitStack() as hold:
-            hold.enter_context(context.lifecycle.work())
+            hold.enter_context(context.work(request))
             job = await context.translated(request, kind, prepare)
             if job.work is None:
                 return Response(service.loaded(job), media_type="application/json")

@@ -79,7 +79,7 @@ def router(context: Context) -> APIRouter:
     async def create(request: Request) -> Response:
         """Answer text or items."""
         with ExitStack() as hold:
-            hold.enter_context(context.lifecycle.work())
+            hold.enter_context(context.work(request))
             job = await translated(request)
             record_of(request.scope).job = job.id
             if job.body.background:

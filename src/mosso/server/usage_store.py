@@ -1,0 +1,75 @@
+"""How many tokens each key's owner has used in all time, in one SQLite file (WAL).
+
+Written behind the event loop's back by a thread of its own. What is written is the total, so a write that
+fails (a full disk) loses nothing: the next one heals it. Lost is only what a process had not yet written when
+it was killed: what was used in the moment before, and by the streams that were open.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Lock
+
+from mosso.api.responses_store import StoreError
+
+logger = logging.getLogger("mosso.server")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS usage (owner TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+class UsageStore:
+    """Without a path it lives in memory, and ends with its object. StoreError if it cannot be opened."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._unwritten: dict[str, int] = {}
+        self._queued = False  # a write waits for the thread
+        self._lock = Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="usage store")
+        self._connection = _opened(path)
+        self.totals: dict[str, int] = dict(self._connection.execute("SELECT owner, tokens FROM usage"))
+        """As they were when it was opened."""
+
+    def put(self, owner: str, tokens: int) -> None:
+        """The owner's total is now `tokens`. Returns at once."""
+        with self._lock:
+            self._unwritten[owner] = tokens
+            waits, self._queued = self._queued, True
+        if not waits:
+            self._thread.submit(self._write)
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._thread.submit(self._write)
+        self._thread.shutdown()
+        self._connection.close()
+
+    def _write(self) -> None:
+        with self._lock:
+            rows, self._unwritten, self._queued = self._unwritten, {}, False
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?)", rows.items())
+        except sqlite3.Error as error:
+            logger.error("usage of API keys is not written: %s", error)
+            with self._lock:
+                self._unwritten = rows | self._unwritten  # newer totals win
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    with ExitStack() as owned:
+        try:
+            connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
+            owned.callback(connection.close)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # safe against our death at any moment
+            connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}") from None
+        owned.pop_all()  # the caller's from here on
+        return connection
