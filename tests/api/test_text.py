@@ -40,6 +40,8 @@ def test_what_makes_no_sense(make, body, param):
 def test_detokenize(make):
     services, _ = make("")
     assert services.text.detokenize(DetokenizeRequest(tokens=[261, 266, 32])).prompt == "<|start|>the "
+    split = services.text.detokenize(DetokenizeRequest(tokens=[261, 266, 32], return_token_strs=True))
+    assert split.token_strs == ["<|start|>", "the", " "]
     with pytest.raises(RequestError) as caught:
         services.text.detokenize(DetokenizeRequest(tokens=[1, 269]))
     assert caught.value.param == "tokens[1]"

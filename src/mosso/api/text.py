@@ -38,10 +38,12 @@ class TokenizeResponse(BaseModel):
 class DetokenizeRequest(WireRequest):
     model: str | None = None
     tokens: list[TokenId]
+    return_token_strs: bool = False
 
 
 class DetokenizeResponse(BaseModel):
     prompt: str
+    token_strs: list[str] | None = None  # of each token by itself
 
 
 class TextService:
@@ -58,12 +60,11 @@ class TextService:
     def tokenize(self, body: TokenizeRequest, caller: Caller) -> TokenizeResponse:
         check_model(body.model, self._settings.model_names)
         tokens = self._tokens(body, caller)
-        strings = [self._tokenizer.decode([token], control=True) for token in tokens]
         return TokenizeResponse(
             count=len(tokens),
             max_model_len=self._source.limits.max_context,
             tokens=tokens,
-            token_strs=strings if body.return_token_strs else None,
+            token_strs=self._strings(tokens) if body.return_token_strs else None,
         )
 
     def _tokens(self, body: TokenizeRequest, caller: Caller) -> list[int]:
@@ -80,4 +81,10 @@ class TextService:
         """Control tokens appear as their names."""
         check_model(body.model, self._settings.model_names)
         check_token_ids(body.tokens, self._source.limits.vocab_size, "tokens")
-        return DetokenizeResponse(prompt=self._tokenizer.decode(body.tokens, control=True))
+        return DetokenizeResponse(
+            prompt=self._tokenizer.decode(body.tokens, control=True),
+            token_strs=self._strings(body.tokens) if body.return_token_strs else None,
+        )
+
+    def _strings(self, tokens: list[int]) -> list[str]:
+        return [self._tokenizer.decode([token], control=True) for token in tokens]

@@ -36,6 +36,6 @@ def router(context: Context) -> APIRouter:
         made = await context.translated(
             request, DetokenizeRequest, lambda body, caller: context.api.text.detokenize(body)
         )
-        return Response(made.model_dump_json(), media_type="application/json")
+        return Response(made.model_dump_json(exclude_none=True), media_type="application/json")
 
     return routes
