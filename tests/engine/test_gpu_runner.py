@@ -98,7 +98,8 @@ class GpuBench(Bench):
         table = GpuTable(c.max_rows, c.max_context, PAGE, DEVICE, (c.full_pages, c.window_pages))
         model = GpuModel(weights, CONFIG, kv, table.tokens, table.pages, self.ops)
         inputs = StepInputs(c.token_budget, c.max_rows, DEVICE)
-        return GpuRunner(model, table, inputs, self.make_graphs(model, inputs, table.scratch))
+        graphs = self.make_graphs(model, inputs, table.scratch)
+        return GpuRunner(model, table, inputs, graphs, self.constrainer)
 
     def make_graphs(self, model, inputs, scratch):
         if not self.graphs:

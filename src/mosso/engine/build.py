@@ -45,11 +45,10 @@ def build_loop(
         config = checkpoint.config
         cuda = cuda and (settings.device == "cuda" or checkpoint.experts_format == "mxfp4")
         settings = settings.resolved(cuda=cuda, weight_bytes=checkpoint.nbytes)
-        constrainer: Constrainer | None = None
+        constrainer = HarmonyConstrainer(settings.model, config.vocab_size)
         if settings.device == "cuda":
-            runner, budget, notes = build_gpu(checkpoint, settings, emit, pulse)
+            runner, budget, notes = build_gpu(checkpoint, settings, emit, constrainer, pulse)
         else:
-            constrainer = HarmonyConstrainer(settings.model, config.vocab_size)
             runner, budget, notes = build_cpu(checkpoint, settings, emit, constrainer, pulse)
     limits = EngineLimits(budget.max_context, budget.full_tokens, settings.rows, config.vocab_size)
     scheduler = Scheduler(scheduler_config(config, budget, settings))
@@ -62,12 +61,14 @@ def build_loop(
 Built = tuple[Runner, KVBudget, tuple[str, ...]]
 
 
-def build_gpu(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, pulse: Pulse) -> Built:
+def build_gpu(
+    checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer, pulse: Pulse
+) -> Built:
     from mosso.engine.gpu_build import build_gpu_engine  # imports Triton, which not every system has
     from mosso.kernels.gpu.compile import on_compile
 
     on_compile(pulse.compiling)
-    engine = build_gpu_engine(checkpoint, settings, emit)
+    engine = build_gpu_engine(checkpoint, settings, emit, constrainer)
     return engine.runner, engine.budget, engine.notes
 
 
@@ -123,6 +124,8 @@ def scheduler_config(config: ModelConfig, budget: KVBudget, settings: EngineSett
         max_context=budget.max_context,
         max_waiting=settings.max_waiting,
         prefix_cache=settings.prefix_cache,
+        background_rows=settings.background_rows,
+        max_slowdown=settings.max_slowdown,
     )
 
 

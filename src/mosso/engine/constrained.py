@@ -45,6 +45,13 @@ class Allowed:
     masks: tuple[bytes, ...] = ()  # parallel to `at`; see TokenConstraint.mask
     failures: tuple[tuple[int, str], ...] = ()  # (row, why): no mask can be had
 
+    def part(self, first: int, last: int) -> Allowed:
+        """Of the batch's rows first .. last - 1, counted from `first`."""
+        those = [place for place, at in enumerate(self.at) if first <= at < last]
+        return Allowed(
+            tuple(self.at[place] - first for place in those), tuple(self.masks[place] for place in those)
+        )
+
 
 class ConstrainedRows:
     """Used by the sampler's thread, in the plans' order. A row's next stand depends on its last one only."""
@@ -140,6 +147,13 @@ def _end_thinking(before: Future[_Stand]) -> _Stand:
     constraint = before.result().constraint
     constraint.end_thinking()
     return _Stand.of(constraint)
+
+
+def words(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
+    """int32 [N, words] of masks in the protocol's order; token v is bit v % 32 of word v // 32."""
+    size = -(-vocab_size // 32) * 4
+    whole = b"".join(mask[:size].ljust(size, b"\0") for mask in masks)
+    return np.frombuffer(bytearray(whole), "<i4").reshape(len(masks), -1)
 
 
 def unpack(mask: bytes, vocab_size: int) -> np.ndarray:

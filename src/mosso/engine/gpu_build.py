@@ -8,6 +8,7 @@ import torch
 
 from mosso.checkpoint.reader import Checkpoint
 from mosso.core.config import ModelConfig
+from mosso.core.constraints import Constrainer
 from mosso.core.errors import UsageError
 from mosso.core.steps import RowWork
 from mosso.engine.gpu_compile import start_compiling
@@ -39,12 +40,14 @@ class GpuEngine:
     notes: tuple[str, ...]
 
 
-def build_gpu_engine(checkpoint: Checkpoint, settings: EngineSettings, emit: Emit) -> GpuEngine:
+def build_gpu_engine(
+    checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer | None = None
+) -> GpuEngine:
     """Load the model. `settings` are resolved. Raises UsageError where the device is too small."""
     device = torch.device("cuda", torch.cuda.current_device())
     memory = DeviceMemory.open(device, settings.gpu_memory)
     weights, compiled = _load(checkpoint, settings, device, emit)
-    return _Builder(checkpoint.config, settings, device, memory, weights).build(emit, compiled)
+    return _Builder(checkpoint.config, settings, device, memory, weights, constrainer).build(emit, compiled)
 
 
 def _load(
@@ -77,6 +80,7 @@ class _Builder:
     device: torch.device
     memory: DeviceMemory
     weights: GpuWeights
+    constrainer: Constrainer | None = None
 
     def build(self, emit: Emit, compiled: str) -> GpuEngine:
         settings, config = self.settings, self.config
@@ -110,7 +114,8 @@ class _Builder:
             f"a step's workspace {workspace / MIB:,.0f}, graphs {(after - with_pages) / MIB:,.0f} "
             f"(room {graphs_room / MIB:,.0f}), now {after / MIB:,.0f}"
         )
-        return GpuEngine(GpuRunner(model, table, inputs, graphs), budget, (compiled, taken))
+        runner = GpuRunner(model, table, inputs, graphs, self.constrainer)
+        return GpuEngine(runner, budget, (compiled, taken))
 
     def model(self, kv: PagedKV, table: GpuTable) -> GpuModel:
         ops = deterministic(TRITON) if self.settings.deterministic else TRITON

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mosso.core.constraints import Constrainer
 from mosso.core.requests import TokenLogprob
 from mosso.core.steps import StepPlan, StepResult
+from mosso.engine.constrained import Allowed
+from mosso.engine.gpu_constraints import Constraints
 from mosso.engine.gpu_graphs import GpuGraphs
 from mosso.engine.gpu_inputs import (
     MOST_UPDATES,
@@ -38,27 +41,36 @@ class GpuRunner:
     """Implements engine.runner.Runner."""
 
     def __init__(
-        self, model: GpuModel, table: GpuTable, inputs: StepInputs, graphs: GpuGraphs | None = None
+        self,
+        model: GpuModel,
+        table: GpuTable,
+        inputs: StepInputs,
+        graphs: GpuGraphs | None = None,
+        constrainer: Constrainer | None = None,
     ) -> None:
+        """Without a `constrainer` no request may have a constraint."""
         self._model = model
         self._table = table
         self._inputs = inputs
         self._graphs = graphs
         self._params = RowParams(table.scratch + 1)
         self._device = inputs.ints.device
+        self._constraints = None if constrainer is None else Constraints(constrainer, table)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Pending:
         for start in plan.starts:
             self._params.start(start.row, start.request)
         updates = self._table.apply(plan)
+        allowed = Allowed() if self._constraints is None else self._constraints.allowed(plan)
         batch = gather(plan.work)
         graph = self._graphs.size_for(len(batch.rows)) if self._graphs and batch.is_decode else None
         slot = self._inputs.acquire()
         place = self._send(slot, batch, graph, updates)
-        sampled = self._run(batch, place, graph)
+        sampled = self._run(batch, place, graph, allowed)
         if sampled is None:
             slot.record()
+            self._launched((), slot)
             return _Launched(plan.step, (), slot)
         slot.take_back(sampled.tokens)
         found = sampled.logprobs
@@ -66,15 +78,24 @@ class GpuRunner:
             tensor.to("cpu", non_blocking=True) for tensor in (found.chosen, found.top_tokens, found.top)
         )  # fmt: skip
         slot.record()
-        return _Launched(plan.step, tuple(batch.sample_rows.tolist()), slot, sampled.asked, copies)
+        rows = tuple(batch.sample_rows.tolist())
+        self._launched(rows, slot)
+        return _Launched(plan.step, rows, slot, sampled.asked, copies, allowed.failures)
 
     def reset(self) -> None:
         """Every row starts afresh with its next RowStart; here it is only seen whether the device lives."""
+        if self._constraints is not None:
+            self._constraints.reset()
         if self._inputs.ints.is_cuda:
             torch.cuda.synchronize()
 
     def close(self) -> None:
-        """Nothing runs on its own here."""
+        if self._constraints is not None:
+            self._constraints.close()
+
+    def _launched(self, rows: tuple[int, ...], slot: Slot) -> None:
+        if self._constraints is not None:
+            self._constraints.launched(rows, slot)
 
     def _send(self, slot: Slot, batch: HostBatch, graph: int | None, updates: PageUpdates) -> Layout:
         """Inputs and page tables go to the device."""
@@ -93,11 +114,11 @@ class GpuRunner:
             self._table.set_pages(self._inputs.part(place.end, count), self._inputs.part(ids, count))
         return place
 
-    def _run(self, batch: HostBatch, place: Layout, graph: int | None) -> Shaped | None:
+    def _run(self, batch: HostBatch, place: Layout, graph: int | None, allowed: Allowed) -> Shaped | None:
         """Compute the step and draw; None if it samples nothing."""
         decode, samples = batch.is_decode, len(batch.sample_rows)
         outputs = self._params.outputs(batch.sample_rows, batch.sample_positions)
-        plain = self._params.all_plain(batch.sample_rows, outputs)
+        plain = self._params.all_plain(batch.sample_rows, outputs) and not allowed.at
         if graph is not None and self._graphs is not None:
             result = self._graphs.replay(graph, drawn=plain)[:samples]
             if plain:
@@ -110,7 +131,7 @@ class GpuRunner:
         rows = draws(self._inputs, place, decode=decode).part(slice(samples))
         if plain:
             return Shaped(draw(self._model, h, rows))
-        return draw_shaped(self._model, h, rows, batch, self._params)
+        return draw_shaped(self._model, h, rows, batch, self._params, allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +143,7 @@ class _Launched:
     slot: Slot
     asked: tuple[tuple[int, int], ...] = ()
     logprobs: tuple[torch.Tensor, ...] = ()  # chosen, top_tokens, top; on the host
+    failures: tuple[tuple[int, str], ...] = ()  # as in StepResult
 
     def wait(self) -> StepResult:
         self.slot.wait()
@@ -131,4 +153,4 @@ class _Launched:
         for (index, count), chosen, top_tokens, top in zip(self.asked, *lists, strict=True) if lists else ():
             best = tuple(zip(top_tokens[:count], top[:count], strict=True))
             found[index] = TokenLogprob(tokens[index], chosen, best)
-        return StepResult(self.step, self.rows, tokens, tuple(found))
+        return StepResult(self.step, self.rows, tokens, tuple(found), self.failures)

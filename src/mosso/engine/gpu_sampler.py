@@ -1,8 +1,9 @@
 """From the last hidden states of a step to its tokens, on the GPU.
 
 Rows that ask for temperature alone are drawn within the head's product. For all others the logits are written
-out and shaped as engine.sampler does: penalties, bias, then temperature and truncation; what few rows ask for
-is computed for those rows only.
+out and shaped as engine.sampler does: penalties, bias, constraints, then temperature and truncation; what few
+rows ask for is computed for those rows only. A batch is drawn in one way or the other: in two parts it would read
+the head's weights twice, which takes longer than all its logits do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from mosso.core.requests import Request
+from mosso.engine.constrained import Allowed, words
 from mosso.engine.gpu_inputs import HostBatch, Layout, StepInputs
 from mosso.engine.gpu_rows import RowParams
 from mosso.engine.gpu_table import upload
@@ -83,9 +85,17 @@ class _Part:
     row_ids: np.ndarray
     lengths: np.ndarray  # known tokens; the sampled one goes to this position
     outputs: np.ndarray  # tokens generated before
+    allowed: Allowed  # what the constrained ones may draw
 
 
-def draw_shaped(model: GpuModel, h: torch.Tensor, rows: Draws, batch: HostBatch, params: RowParams) -> Shaped:
+def draw_shaped(
+    model: GpuModel,
+    h: torch.Tensor,
+    rows: Draws,
+    batch: HostBatch,
+    params: RowParams,
+    allowed: Allowed = Allowed(),  # noqa: B008 - a constant
+) -> Shaped:
     """As `draw`, with all that the requests ask for; at most SHAPED_ROWS rows of logits live at once."""
     requests = [params.request(row) for row in batch.sample_rows]
     outputs = params.outputs(batch.sample_rows, batch.sample_positions)
@@ -101,6 +111,7 @@ def draw_shaped(model: GpuModel, h: torch.Tensor, rows: Draws, batch: HostBatch,
             batch.sample_rows[those],
             batch.sample_positions[those] + 1,
             outputs[those],
+            allowed.part(first, first + SHAPED_ROWS),
         )
         wanted = [index for index, count in enumerate(counts[those]) if count is not None]
         drawn, logprobs = _draw_part(model, h[those], part, wanted, most)
@@ -121,6 +132,7 @@ def _draw_part(
     plain = None if at is None else logits.index_select(0, at)  # before anything changes them
     _penalize(model, logits, part)
     _add_bias(logits, part)
+    _restrict(model, logits, part.allowed)
     rows = part.rows
     tokens = model.ops.sample_truncated(
         logits, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.seed, rows.outputs,
@@ -160,6 +172,14 @@ def _add_bias(logits: torch.Tensor, part: _Part) -> None:
     at, ids = upload(np.array((index, token), dtype=np.int64), logits.device).unbind()
     values = upload(np.array(value, dtype=np.float32), logits.device)
     logits.index_put_((at, ids), values, accumulate=True)
+
+
+def _restrict(model: GpuModel, logits: torch.Tensor, allowed: Allowed) -> None:
+    """In place, and only the constrained rows."""
+    if not allowed.at:
+        return
+    at = upload(np.array(allowed.at, dtype=np.int32), logits.device)
+    model.ops.restrict(logits, at, upload(words(allowed.masks, logits.shape[1]), logits.device))
 
 
 def _biases(part: _Part) -> Iterator[tuple[int, int, float]]:

@@ -42,6 +42,7 @@ class GpuOperations:
     down: Kernel
     head: Kernel
     head_sample: Kernel
+    restrict: Callable[..., None]
     sample_truncated: Kernel
     logprobs: Callable[..., Logprobs]
     few_tokens: int = 2
@@ -66,6 +67,7 @@ TRITON = GpuOperations(
     down=moe.down,
     head=head.head,
     head_sample=head.head_sample,
+    restrict=sampling.restrict,
     sample_truncated=sampling.sample_truncated,
     logprobs=sampling.logprobs,
 )
@@ -86,6 +88,7 @@ TWINS = GpuOperations(
     down=moe.down_twin,
     head=head.head_twin,
     head_sample=head.head_sample_twin,
+    restrict=sampling.restrict_twin,
     sample_truncated=sampling.sample_truncated_twin,
     logprobs=sampling.logprobs_twin,
 )

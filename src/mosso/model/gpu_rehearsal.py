@@ -75,6 +75,7 @@ def _sample(model: GpuModel, h: torch.Tensor) -> None:
     write = (model.tokens, _ints(rows), _ints(rows))
     ops.head_sample(h, model.weights.head, temperature, seed, position, norm=model.head_norm, write=write)
     logits = ops.head(h, model.weights.head, norm=model.head_norm)
+    ops.restrict(logits, _ints(rows), _ints(rows, -(-logits.shape[1] // 32)))
     limits = (_ints(rows), _floats(rows), _floats(rows))
     tokens = ops.sample_truncated(logits, temperature, *limits, seed, position, write=write)
     ops.logprobs(logits, tokens, LOGPROBS)

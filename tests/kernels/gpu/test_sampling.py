@@ -246,3 +246,38 @@ def test_logprobs_of_forbidden_tokens(device, vocab_size):
     assert got.chosen[2] == -torch.inf
     near(got.chosen, want.chosen)
     near(got.top, want.top)
+
+
+def test_restrict(device, vocab_size, rows):
+    logits = normal(rows, vocab_size, device)
+    logits[1, 3] = torch.nan
+    at = torch.tensor([0, 1, rows - 1], dtype=torch.int32, device=device)
+    words = -(-vocab_size // 32)
+    masks = torch.randint(-(2**31), 2**31 - 1, (3, words), dtype=torch.int32, device=device)
+    masks[0] = 0
+    masks[0, -1] = 1 << (vocab_size - 1) % 32 if vocab_size % 32 else -(2**31)  # the last token alone
+    got, want = logits.clone(), logits.clone()
+    gpu.restrict(got, at, masks)
+    gpu.restrict_twin(want, at, masks)
+    assert got.equal(want) or got.nan_to_num(7.0).equal(want.nan_to_num(7.0))
+    assert got[0].isfinite().nonzero().flatten().tolist() == [vocab_size - 1]
+    others = [row for row in range(rows) if row not in (0, 1, rows - 1)]
+    assert got[others].equal(logits[others]), "rows without a constraint"
+    bits = masks[1, 5] >> torch.arange(32, device=device) & 1
+    assert got[1, 160:192].isfinite().equal(bits.bool())
+    kept = got[2].isfinite()
+    assert got[2][kept].equal(logits[2][kept])
+
+
+def test_a_restricted_row_draws_what_it_may(device, vocab_size):
+    """Each kernel after it copes with rows of which one token is left."""
+    logits = normal(4, vocab_size, device)
+    masks = torch.zeros(4, -(-vocab_size // 32), dtype=torch.int32, device=device)
+    left = [0, 31, 32, vocab_size - 1]
+    for row, token in enumerate(left):
+        masks[row, token // 32] = (
+            torch.tensor(1 << token % 32).to(torch.int32) if token % 32 < 31 else -(2**31)
+        )
+    gpu.restrict(logits, torch.arange(4, dtype=torch.int32, device=device), masks)
+    with_ = parameters(4, device, temperature=[0, 1.0], top_p=[1.0, 0.5], top_k=[0, 3])
+    assert gpu.sample_truncated(logits, *with_.all).tolist() == left

@@ -22,6 +22,7 @@ from mosso.kernels.gpu.noise import gumbel, row_state
 from mosso.kernels.sampling import Logprobs
 
 SURVEY_BLOCK = 1024
+RESTRICT_BLOCK = 4096
 SETTLE_BLOCK = 8192  # a row's settling program has its multiprocessor to itself when rows are few
 _MARGIN = tl.constexpr(1.00001)  # more than the rounding of a sum of shares
 # Vectors that may be slices of larger ones: where they start must not have a kernel compiled anew.
@@ -80,6 +81,29 @@ def sample_truncated_twin(
     if write is not None:
         append_twin(tokens, write)
     return tokens
+
+
+def restrict(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None:
+    """In place: -inf for the tokens that rows `at` int32 [N] of logits float32 [S, V] may not draw.
+
+    masks int32 [N, words]: bit v % 32 of word v // 32 allows token v. Nothing of the logits is read.
+    """
+    rows, vocab_size = len(at), logits.shape[1]
+    assert logits.is_contiguous()
+    assert masks.is_contiguous()
+    words = masks.shape[1]
+    assert words * 32 >= vocab_size
+    overlap = pdl(logits.device)
+    _restrict_kernel[(rows, triton.cdiv(vocab_size, RESTRICT_BLOCK))](
+        logits, at, masks, vocab_size, words, BLOCK=RESTRICT_BLOCK, PDL=overlap, num_warps=4,
+        launch_pdl=overlap,
+    )  # fmt: skip
+
+
+def restrict_twin(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None:
+    bits = masks[:, :, None] >> torch.arange(32, dtype=torch.int32, device=masks.device) & 1
+    allowed = bits.flatten(1)[:, : logits.shape[1]].bool()
+    logits.index_copy_(0, at.long(), sampling.restrict(logits.index_select(0, at), allowed))
 
 
 def logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:
@@ -174,6 +198,19 @@ def _survey_kernel(
         winner = tl.max(best)
         tl.store(values + at, winner)
         tl.store(tokens + at, tl.min(tl.where(best == winner, best_token, 2147483647)))
+
+
+@triton.jit
+def _restrict_kernel(logits, at, masks, V, words, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    n = tl.program_id(0)
+    v = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    word = tl.load(masks + n * words + v // 32, mask=v < V, other=0)
+    forbidden = (word >> (v % 32)) & 1 == 0
+    row = logits + tl.load(at + n).to(tl.int64) * V
+    tl.store(row + v, -float("inf"), mask=(v < V) & forbidden)
 
 
 @triton.jit
