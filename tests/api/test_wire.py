@@ -116,6 +116,7 @@ def test_the_schema_says_which_fields_may_be_null():
         "title": "N",
     }
     assert "anyOf" not in schema["properties"]["messages"]
+    assert schema["additionalProperties"] == {"type": "null"}
 
 
 def test_numbers_that_overflow_are_refused():

@@ -43,7 +43,10 @@ class WireModel(BaseModel):
 
 
 class Sparse(WireModel):
-    """A part whose reader drops nulls: fields that may be left out may be null, and the schema says so."""
+    """A part whose reader drops nulls: what may be left out may be null, and so may fields that nobody knows.
+
+    The schema says both.
+    """
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -55,6 +58,7 @@ class Sparse(WireModel):
             if name not in whole.get("required", ()) and _NULL not in field.get("anyOf", ()):
                 about = {key: field.pop(key) for key in ("title", "default") if key in field}
                 whole["properties"][name] = {"anyOf": [dict(field), _NULL], **about}
+        whole["additionalProperties"] = _NULL
         return made
 
 
