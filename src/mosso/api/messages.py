@@ -92,8 +92,8 @@ class MessagesService:
 
     async def end_thinking(self, scope: str, message_id: str) -> ThinkingEnded:
         """See Running.end_thinking."""
-        ended = await self._chat.running.end_thinking(scope, "chatcmpl-" + message_id.removeprefix("msg_"))
-        return ended.model_copy(update={"id": message_id})
+        own = "chatcmpl-" + message_id.removeprefix("msg_")
+        return await self._chat.running.end_thinking(scope, own, message_id)
 
     async def complete(self, job: MessagesJob, report: Report) -> bytes:
         """The whole answer as JSON."""

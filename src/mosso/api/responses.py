@@ -51,10 +51,12 @@ from mosso.api.responses_structure import (
 )
 from mosso.api.responses_tool_schema import McpApprovalRequestItem, McpListItem, McpServerTool
 from mosso.api.responses_toolset import Tools, Toolset, gather
-from mosso.api.responses_turns import Turns, with_turn
+from mosso.api.responses_turns import Turns
+from mosso.api.running import Held, Running
 from mosso.api.sampling import choice_requests, sampling_params
 from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings
+from mosso.api.structure import with_turn
 from mosso.api.thinking import effort_named
 from mosso.api.thoughts import Thoughts, ThoughtStore
 from mosso.api.usage import Report, TokenCounts
@@ -195,6 +197,7 @@ class ResponsesService:
         self._store = store
         self._sealer = sealer
         self._tools = tools
+        self.running = Running(source)
         self._runs: dict[tuple[str, str], Run] = {}  # in the background, and such as could not be stored
 
     async def earlier(self, body: ResponsesRequest, scope: str) -> list[StoredResponse]:
@@ -356,6 +359,16 @@ class ResponsesService:
 
     async def _made(self, answer: Answer) -> AsyncGenerator[Sequence[Event]]:
         """The events of the whole response, its built-in tools' included; they are closed at its end."""
+        job = answer.job
+        try:
+            with self.running.holding(job.id, [job.request]) as held:
+                async with closing(self._told(answer, held)) as batches:
+                    async for events in batches:
+                        yield events
+        finally:
+            await job.toolset.close()
+
+    async def _told(self, answer: Answer, held: Held) -> AsyncGenerator[Sequence[Event]]:
         job, machine = answer.job, answer.machine
         opening = [event for listing in job.toolset.listings for event in machine.listed(listing)]
         turns = Turns(
@@ -367,25 +380,23 @@ class ResponsesService:
             later=lambda: later_turn(
                 job.body, job.toolset, hosted=machine.may_call, thought=machine.total.reasoning
             ),
+            held=held,
         )
-        try:
-            request = job.request
-            if job.approved:
-                yield opening
+        request = job.request
+        if job.approved:
+            yield opening
+            opening = []
+            results: dict[str, str] = {}
+            async for events in turns.approved(job.approved, job.toolset, results):
+                yield events
+            request = await asyncio.to_thread(self._with_results, job, results)
+            machine.again(len(request.prompt))
+        async with closing(turns.events(request)) as batches:
+            async for events in batches:
+                yield [*opening, *events]  # not before the engine has taken the request
                 opening = []
-                results: dict[str, str] = {}
-                async for events in turns.approved(job.approved, job.toolset, results):
-                    yield events
-                request = await asyncio.to_thread(self._with_results, job, results)
-                machine.again(len(request.prompt))
-            async with closing(turns.events(request)) as batches:
-                async for events in batches:
-                    yield [*opening, *events]  # not before the engine has taken the request
-                    opening = []
-            if opening:
-                yield opening
-        finally:
-            await job.toolset.close()
+        if opening:
+            yield opening
 
     def _with_results(self, job: ResponseJob, results: Mapping[str, str]) -> Request:
         assert job.prompt is not None

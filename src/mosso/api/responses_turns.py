@@ -16,6 +16,8 @@ from mosso.api.responses_hosted import Gone, HostedCall
 from mosso.api.responses_stream import Event, ResponseMachine
 from mosso.api.responses_tool_schema import McpApprovalRequestItem
 from mosso.api.responses_toolset import Toolset
+from mosso.api.running import Held
+from mosso.api.structure import with_turn
 from mosso.core.constraints import Turn
 from mosso.core.errors import OverloadedError
 from mosso.core.requests import Request
@@ -32,7 +34,7 @@ MOST_WAITS = 30  # for room in the engine, before a turn that is not the respons
 class Turns:
     """Makes the turns of one response. `max_tokens`: of all turns together, None: what the context holds.
 
-    `later()`: what the next turn may say, as of now.
+    `later()`: what the next turn may say, as of now. `held`: by which others reach the turn that runs.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Turns:
         *,
         max_tokens: int | None,
         later: Callable[[], Turn],
+        held: Held,
     ) -> None:
         self._source = source
         self._tokenizer = tokenizer
@@ -52,6 +55,7 @@ class Turns:
         self._machine = machine
         self._max_tokens = max_tokens
         self._later = later
+        self._held = held
 
     async def events(self, first: Request) -> AsyncGenerator[Sequence[Event]]:
         """All events of all turns. Closing it aborts the turn, or the call, that runs."""
@@ -91,6 +95,7 @@ class Turns:
 
     async def _turn(self, request: Request, number: int) -> AsyncGenerator[Sequence[Event]]:
         """What is full is waited for, except by a response that has not begun."""
+        request = self._held.next(request)
         self._observer.started(
             prompt_tokens=len(request.prompt), choices=1, max_tokens=request.sampling.max_tokens
         )
@@ -152,16 +157,6 @@ class Turns:
         if len(tokens) <= most:
             return result
         return replace(result, content=self._tokenizer.decode(tokens[: max(most, 0)]) + CUT)
-
-
-def with_turn(request: Request, turn: Turn) -> Request:
-    """The request, with what its turn may say."""
-    return replace(
-        request,
-        constraint=turn.form,
-        recipients=turn.recipients,
-        thinking_budget=turn.thinking_budget,
-    )
 
 
 def _result(call: HostedCall, outcome: Outcome) -> Message:

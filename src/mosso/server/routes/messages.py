@@ -16,7 +16,9 @@ from mosso.api.messages_schema import (
     MessagesRequest,
     TokenCount,
 )
+from mosso.api.running import ThinkingEnded
 from mosso.core.errors import MossoError
+from mosso.server.callers import caller_of
 from mosso.server.context import Context, answer, event_stream
 from mosso.server.openapi import GENERATING, errors, reads, streams
 from mosso.server.record import record_of
@@ -61,5 +63,14 @@ def router(context: Context) -> APIRouter:
         """How many tokens the prompt takes."""
         counted = await context.translated(request, CountTokensRequest, service.count)
         return Response(to_json(counted), media_type="application/json")
+
+    @routes.post(
+        "/v1/messages/{message_id}/end_thinking",
+        operation_id="endMessageThinking",
+        responses=errors(404, 500),
+    )
+    async def end_thinking(request: Request, message_id: str) -> ThinkingEnded:
+        """The thinking of a message that is being made ends now; it goes on to its answer or its call."""
+        return await service.end_thinking(caller_of(request).scope, message_id)
 
     return routes

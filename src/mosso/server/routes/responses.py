@@ -19,6 +19,7 @@ from mosso.api.responses_schema import (
     ResponseObject,
     ResponsesRequest,
 )
+from mosso.api.running import ThinkingEnded
 from mosso.core.errors import MossoError, NotFoundError, RequestError
 from mosso.server.callers import caller_of
 from mosso.server.context import Context, answer, event_stream
@@ -120,6 +121,15 @@ def router(context: Context) -> APIRouter:
         return Response(
             await service.cancel(caller_of(request).scope, response_id), media_type="application/json"
         )
+
+    @routes.post(
+        "/v1/responses/{response_id}/end_thinking",
+        operation_id="endResponseThinking",
+        responses=errors(404, 500),
+    )
+    async def end_thinking(request: Request, response_id: str) -> ThinkingEnded:
+        """The thinking of a response that is being made ends now; it goes on to its answer or its call."""
+        return await service.running.end_thinking(caller_of(request).scope, response_id)
 
     @routes.delete("/v1/responses/{response_id}", operation_id="deleteResponse", responses=errors(404, 500))
     async def delete(request: Request, response_id: str) -> DeletedResponse:
