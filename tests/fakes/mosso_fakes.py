@@ -12,6 +12,8 @@ from mosso.core.errors import UnavailableError
 from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, TokenEvent, TokenLogprob
 from mosso.harmony.tokenizer import Tokenizer
 
+SECRET = "xyzzy-plugh-4711"
+"""Planted where people write, and looked for where it must not be."""
 CONTROL = ("startoftext", "endoftext", "return", "constrain", "channel", "start", "end", "message", "call")
 
 

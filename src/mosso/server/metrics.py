@@ -11,6 +11,7 @@ from starlette.types import Scope
 from mosso.core.requests import EngineStats
 from mosso.server.engine_metrics import MODEL, EngineCollector, OtherName
 from mosso.server.record import RequestRecord
+from mosso.server.watching import note_end
 
 _TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
 _BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
@@ -96,6 +97,7 @@ class Metrics:
             self._between.observe(seconds / count)
 
     def finished(self, reason: str, *, generated_tokens: int, seconds: float) -> None:
+        note_end(reason)
         self._finished.labels(self._model, reason).inc()
         self._generated.observe(generated_tokens)
         self._latency.observe(seconds)

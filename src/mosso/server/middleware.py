@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mosso.server.faults import as_mosso_error, error_response
 from mosso.server.metrics import Metrics
-from mosso.server.record import KEY, RequestRecord, request_id
+from mosso.server.record import KEY, RequestRecord, current_id, request_id
 
 logger = logging.getLogger("mosso.server")
 _QUIET = (
@@ -38,6 +38,7 @@ class RequestContext:
             path=scope["path"],
         )
         scope[KEY] = record
+        current_id.set(record.id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

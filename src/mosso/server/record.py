@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -12,6 +13,8 @@ from starlette.types import Scope
 from mosso.api.usage import Usage
 
 KEY = "mosso.record"
+current_id: ContextVar[str | None] = ContextVar("request id", default=None)
+"""Of the request that this task, or the one that started it, works for; log lines carry it."""
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
