@@ -37,11 +37,14 @@ class Running:
         self.source = source
         api = replace(SETTINGS, **settings.pop("api", {}))
         tenants = settings.pop("tenants", None)
+        watchers = settings.pop("watchers", ())
+        self.tls = settings.pop("tls", None)
         self.app = create_app(
             source,
             TOKENIZER,
             ServerSettings(api=api, **({"drain_seconds": 2.0} | settings)),
             tenants=tenants,
+            watchers=watchers,
         )
         self.url = ""
         self._started = threading.Event()
@@ -52,7 +55,7 @@ class Running:
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def _run(self) -> None:
-        run_server(self.app, port=0, on_start=self._tell)
+        run_server(self.app, port=0, on_start=self._tell, tls=self.tls)
 
     def _tell(self, url: str) -> None:
         self.url = url

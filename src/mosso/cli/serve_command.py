@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mosso.cli.access import access_options, open_tenants, take_access, warn_of_strangers
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.environment import FromEnvironment, without_meaning
 from mosso.cli.models import Model, find_model
@@ -51,6 +52,7 @@ logger = logging.getLogger("mosso")
     type=click.Path(path_type=Path, dir_okay=False),
     help="File that keeps the responses of /v1/responses; default: one for the port, in the state folder.",
 )
+@access_options
 @operations_options
 @tool_options
 @click.option(
@@ -85,6 +87,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
     from mosso.server.run import bind, serve_async, url_of
 
     operations = operations_of(options)
+    access = take_access(options)
     flags = take_tools(options)
     server = server_settings(
         model,
@@ -93,21 +96,35 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
         reasoning_fields=options.pop("reasoning_fields"),
         max_body_bytes=options.pop("max_body") * MIB,
         drain_seconds=options.pop("drain"),
+        open_metrics=access.open_metrics,
+        cors_origins=access.cors_origins,
     )
     engine = engine_settings(model.folder, options)
     with ExitStack() as owned:
         sock = owned.enter_context(bind(host, port))  # before the model loads: a taken port is said at once
-        url = url_of(sock)
+        url = url_of(sock, tls=access.tls is not None)
+        warn_of_strangers(access, sock)
         kept, sealer = owned.enter_context(open_store(store, port))
+        tenants = owned.enter_context(open_tenants(access, store, port))
         async with (
             opened_tools(flags) as tools,
-            serving(engine, server, store=kept, sealer=sealer, tools=tools, restarts=operations.restarts) as (
-                app,
-                source,
-            ),
+            serving(
+                engine,
+                server,
+                store=kept,
+                sealer=sealer,
+                tools=tools,
+                tenants=tenants,
+                restarts=operations.restarts,
+            ) as (app, source),
         ):
             for note in source.notes:
                 logger.info(note)
-            await serve_async(app, sock, on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"))
+            await serve_async(
+                app,
+                sock,
+                on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"),
+                tls=access.tls,
+            )
             if not source.is_alive:
                 raise EngineError("the engine died; the log says how")

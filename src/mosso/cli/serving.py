@@ -26,6 +26,7 @@ from mosso.harmony.tokenizer import Tokenizer
 from mosso.server.app import create_app
 from mosso.server.run import bind, run, serve_async, url_of
 from mosso.server.settings import ServerSettings
+from mosso.server.tenants import Tenants
 
 logger = logging.getLogger("mosso")
 
@@ -59,6 +60,7 @@ async def serving(
     store: ResponseStore | None = None,
     sealer: Sealer | None = None,
     tools: Tools | None = None,
+    tenants: Tenants | None = None,
     restarts: RestartPolicy | None = None,
 ) -> AsyncIterator[tuple[FastAPI, Supervisor]]:
     """The app with its engine running; it ends with the block. If it dies for good, the app drains."""
@@ -80,7 +82,7 @@ async def serving(
             await started.close()
         raise
     source = await starting
-    app = create_app(source, tokenizer, server, store=store, sealer=sealer, tools=tools)
+    app = create_app(source, tokenizer, server, store=store, sealer=sealer, tools=tools, tenants=tenants)
     try:
         await app.state.responses.recover()
         yield app, source

@@ -55,7 +55,7 @@ def _opened(path: Path | None, port: int, owned: ExitStack) -> tuple[SqliteStore
 
 def _lock(path: Path, owned: ExitStack) -> None:
     """Held until `owned` closes or this process ends: two servers on one file would end each other's work."""
-    lock = owned.enter_context(_beside(path, ".lock").open("ab"))
+    lock = owned.enter_context(beside(path, ".lock").open("ab"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -64,7 +64,7 @@ def _lock(path: Path, owned: ExitStack) -> None:
 
 def _key(path: Path) -> bytes:
     """The key beside the store, made on first use, readable to its owner only."""
-    file = _beside(path, ".key")
+    file = beside(path, ".key")
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -74,5 +74,6 @@ def _key(path: Path) -> bytes:
     return file.read_bytes()
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
+    """Where what goes with the store at `path` is kept."""
     return path.with_name(path.name + suffix)

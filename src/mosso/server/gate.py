@@ -1,7 +1,7 @@
 """The door: whoever has no key is turned away before anything else is done for him.
 
-Closed unless named: every path needs a key, also one that does not exist, but for the probes, the page at
-"/", and the metrics where they are left open.
+Closed unless named: every path needs a key, also one that does not exist. Open are the probes, the files of
+the playground (a browser shows no key for a page), and the metrics where they are left so.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mosso.api.caller import Caller
 from mosso.core.errors import UnauthorizedError
+from mosso.server import playground
 from mosso.server.callers import admit
 from mosso.server.keys import Key
 from mosso.server.record import record_of
@@ -19,6 +20,7 @@ from mosso.server.tenants import Tenants
 PROBES = frozenset({"/health", "/v1/health/live", "/v1/health/ready"})
 METRICS = frozenset({"/metrics", "/v1/metrics"})
 OPEN = PROBES | {"/"}
+_FILES = playground.PREFIX + "/"
 
 
 class KeyGate:
@@ -30,7 +32,7 @@ class KeyGate:
         self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._open:
+        if scope["type"] != "http" or self._is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         key = self._key(scope)
@@ -44,6 +46,9 @@ class KeyGate:
             await send(message)
 
         await self._app(scope, receive, send_with_limits)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or path.startswith(_FILES)
 
     def _key(self, scope: Scope) -> Key:
         given = presented(scope)

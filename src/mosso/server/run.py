@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -83,16 +84,21 @@ def bind(host: str, port: int) -> socket.socket:
         return sock
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: socket.socket, *, tls: bool = False) -> str:
     """Where a browser on this machine finds the server."""
     host, port = sock.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         host = "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def serve_async(
-    app: FastAPI, sock: socket.socket, on_start: Callable[[], object] | None = None
+    app: FastAPI,
+    sock: socket.socket,
+    on_start: Callable[[], object] | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve on a socket made by `bind` until a signal; `on_start` is called once connections are accepted."""
     config = uvicorn.Config(
@@ -106,6 +112,7 @@ async def serve_async(
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CUT_SECONDS,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
     )
     await Server(config, app.state.lifecycle, on_start).serve(sockets=[sock])
 
@@ -116,11 +123,12 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on_start: Callable[[str], None] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """serve_async on an address and an event loop of its own; `on_start` is told the server's URL."""
     with bind(host, port) as sock:
-        tell = partial(on_start, url_of(sock)) if on_start is not None else None
-        run(lambda: serve_async(app, sock, tell))
+        tell = partial(on_start, url_of(sock, tls=tls is not None)) if on_start is not None else None
+        run(lambda: serve_async(app, sock, tell, tls=tls))
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
