@@ -3,11 +3,28 @@
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from mosso.server.keys import FixedKeys, Key
+from mosso.server.tenants import Tenants
+from mosso.server.usage_store import UsageStore
+
 HERE = Path(__file__).parent
+
+
+KEY = "sk-mosso-ann"
+
+
+@pytest.fixture
+def keyed(serve):
+    """A server that needs the key."""
+    usage = UsageStore()
+    ann = Key("ann", (sha256(KEY.encode()).digest(),))
+    yield serve(tenants=Tenants(FixedKeys(ann), usage), api={"aliases": ("demo",)})
+    usage.close()
 
 
 def schemathesis(url: str, *arguments: str) -> str:
@@ -25,6 +42,23 @@ def test_every_check_of_schemathesis(serve):
     generated = re.search(r"(\d+) generated", said)
     assert generated
     assert int(generated[1]) > 2000
+
+
+def test_every_check_where_a_key_is_needed(keyed):
+    header = f"Authorization: Bearer {KEY}"
+    keyed.source.batch = 8
+    schemathesis(keyed.url, "--seed", "1", "--phases", "fuzzing", "-n", "5", "-H", header)
+
+
+def test_which_operations_need_a_key(keyed):
+    assert keyed.http.get("/openapi.json").status_code == 401
+    document = keyed.http.get("/openapi.json", headers={"x-api-key": KEY}).json()
+    assert document["components"]["securitySchemes"].keys() == {"bearer", "x-api-key"}
+    health, chat = document["paths"]["/health"]["get"], document["paths"]["/api/chat"]["post"]
+    assert "security" not in health
+    assert chat["security"] == [{"bearer": []}, {"x-api-key": []}]
+    refused = chat["responses"]["401"]["content"]["application/json"]["schema"]
+    assert refused == {"$ref": "#/components/schemas/OllamaError"}
 
 
 def test_no_operation_has_the_frameworks_own_refusal(server):

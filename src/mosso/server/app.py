@@ -50,6 +50,8 @@ _BODIES = (
     OllamaPullRequest,
 )
 
+_EVENTS = (ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
+
 
 def create_app(
     source: TokenSource,
@@ -91,10 +93,11 @@ def create_app(
     app.state.responses = context.api.responses
     for part in (generation, responses, messages, models, text, health, nim, ollama, service):
         app.include_router(part.router(context))
-    openapi.install(app, *_BODIES, ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
+    open_paths: frozenset[str] | None = None
     if tenants is not None:
         open_paths = OPEN | METRICS if settings.open_metrics else OPEN
         app.add_middleware(KeyGate, tenants=tenants, open_paths=open_paths)
+    openapi.install(app, *_BODIES, *_EVENTS, open_paths=open_paths)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, metrics=metrics)
     if settings.cors_origins:  # outermost: a browser's preflight shows no key

@@ -6,7 +6,7 @@ framework would say 422), and an error has the shape of the dialect that is spok
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +21,7 @@ from mosso.server.dialects import ERROR_MODELS, error_model
 _REF = "#/components/schemas/{model}"
 _MEANING = {
     400: "The request is wrong; `param` names the part that is.",
+    401: "No API key, or one that does not open this server.",
     404: "The model or object does not exist.",
     413: "The body is too large.",
     429: "No room now; see Retry-After.",
@@ -28,6 +29,11 @@ _MEANING = {
     503: "Starting, draining, or the engine is gone.",
 }
 GENERATING = (400, 404, 413, 429, 500, 503)
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""The two ways in which a request may show its key."""
 _UNUSED = ("HTTPValidationError", "ValidationError")  # the framework's own 422
 
 
@@ -67,8 +73,11 @@ def lines(whole: type[BaseModel], *each: type[BaseModel]) -> dict[int | str, dic
     return {200: {"model": whole, "description": "The answer.", "content": content}}
 
 
-def install(app: FastAPI, *kinds: type[BaseModel]) -> None:
-    """Serve a document that also holds the schemas of `kinds`, which no route signature mentions."""
+def install(app: FastAPI, *kinds: type[BaseModel], open_paths: Container[str] | None = None) -> None:
+    """Serve a document that also holds the schemas of `kinds`, which no route signature mentions.
+
+    `open_paths` are those that need no key; None: nobody needs one.
+    """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -84,7 +93,12 @@ def install(app: FastAPI, *kinds: type[BaseModel]) -> None:
             )
             schemas.update(more["$defs"])
             for path, operation in _operations(made):
+                if open_paths is not None and path not in open_paths:
+                    operation["security"] = [{name: []} for name in _KEYS]
+                    operation["responses"]["401"] = _error(path, 401)
                 _own_errors(path, operation["responses"])
+            if open_paths is not None:
+                made["components"]["securitySchemes"] = _KEYS
             for name in _UNUSED:
                 schemas.pop(name, None)
             app.openapi_schema = made
@@ -103,11 +117,15 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
             yield path, operation
 
 
-def _own_errors(path: str, responses: dict[str, Any]) -> None:
+def _error(path: str, status: int) -> dict[str, Any]:
     schema = {"schema": _ref(error_model(path))}
+    return {"description": _MEANING[status], "content": {"application/json": schema}}
+
+
+def _own_errors(path: str, responses: dict[str, Any]) -> None:
     if responses.pop("422", None) is not None:
-        responses.setdefault("400", {"description": _MEANING[400], "content": {"application/json": schema}})
+        responses.setdefault("400", _error(path, 400))
     for answer in responses.values():
         content = answer.get("content", {}).get("application/json", {})
         if content.get("schema") == _ref(ErrorResponse):
-            content.update(schema)
+            content["schema"] = _ref(error_model(path))
