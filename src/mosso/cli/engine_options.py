@@ -52,6 +52,15 @@ _MORE = (
     ),
     click.option("--max-context", type=click.IntRange(min=2), help="Most tokens of one request, in and out."),
     click.option("--max-rows", type=_AT_LEAST_1, help="Requests at once."),
+    click.option(
+        "--max-slowdown", type=click.FloatRange(min=1),
+        help="So many requests run at once that none is slower than alone by more than this factor, by what "
+        "steps were measured to take; default: as many as --max-rows.",
+    ),
+    click.option(
+        "--background-rows", type=click.IntRange(min=0),
+        help="Requests of batches and the like that run beside others; default: an eighth of --max-rows.",
+    ),
     click.option("--max-waiting", type=_AT_LEAST_1, help="Queue length; default: 1024."),
     click.option("--token-budget", type=_AT_LEAST_1, help="Tokens a step."),
     click.option("--prefill-budget", type=_AT_LEAST_1, help="Of these, prompt tokens beside answers."),

@@ -41,6 +41,13 @@ logger = logging.getLogger("mosso")
     "--max-body", default=32, show_default=True, type=click.IntRange(min=1), help="MiB of one request."
 )
 @click.option(
+    "--max-queue-seconds",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="A request that would wait longer for its first token, by estimate, gets 429; 0: none waits.",
+)
+@click.option(
     "--drain",
     default=60.0,
     show_default=True,
@@ -95,6 +102,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
         aliases=options.pop("aliases"),
         reasoning_fields=options.pop("reasoning_fields"),
         max_body_bytes=options.pop("max_body") * MIB,
+        max_queue_seconds=options.pop("max_queue_seconds"),
         drain_seconds=options.pop("drain"),
         open_metrics=access.open_metrics,
         cors_origins=access.cors_origins,

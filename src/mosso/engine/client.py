@@ -165,7 +165,13 @@ class EngineClient:
             return replace(self._stats, seconds_since_step=0.0)
         now = time.monotonic()
         still = stalled(self._beat.phase, self._beat.still, now - self._last_sign)
-        return replace(self._stats, seconds_since_step=now - self._last_step, seconds_stalled=still)
+        known = self._stats.running + self._stats.waiting
+        return replace(
+            self._stats,
+            seconds_since_step=now - self._last_step,
+            seconds_stalled=still,
+            arriving=max(0, len(self._streams) - known),
+        )
 
     @property
     def last_stats(self) -> EngineStats:

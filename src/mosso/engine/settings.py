@@ -80,6 +80,8 @@ class EngineSettings:
     threads: int | None = None  # CPU threads of one operation; None: the physical cores we may use
     prefix_cache: bool = True
     deterministic: bool = False  # on CUDA: results that do not depend on what shares a batch, more slowly
+    background_rows: int | None = None  # of requests in the background beside others; None: an eighth
+    max_slowdown: float | None = None  # so many requests run that a stream is as many times slower than alone
     max_waiting: int = 1024  # requests that queue before new ones are refused
     check: bool = False  # verify the scheduler's invariants after every step (slow)
 
@@ -98,6 +100,10 @@ class EngineSettings:
                 f"at least --max-rows ({self.max_rows}), so that every running request gets its next token",
             )
         self._require("max_context", self.max_context is None or self.max_context >= 2, "at least 2")
+        self._require("max_slowdown", self.max_slowdown is None or self.max_slowdown >= 1, "at least 1")
+        self._require(
+            "background_rows", self.background_rows is None or self.background_rows >= 0, "at least 0"
+        )
         self._require("threads", self.threads is None or 1 <= self.threads <= 1024, "1 to 1024")
         self._require(
             "gpu_memory", self.gpu_memory > 0, "more than 0: a share of the device's memory, or bytes"

@@ -71,7 +71,12 @@ class Ledger:
         self.pace.answered(tokens)
 
     def stats(
-        self, running: int, waiting: int, pools: tuple[PagePool, ...], loads: tuple[QueueLoad, ...]
+        self,
+        running: int,
+        waiting: int,
+        pools: tuple[PagePool, ...],
+        loads: tuple[QueueLoad, ...],
+        row_limit: int,
     ) -> EngineStats:
         """A snapshot; kv_blocks count the pages of all groups."""
         return EngineStats(
@@ -92,7 +97,7 @@ class Ledger:
             step_tokens=self._tokens.histogram(),
             seconds_since_step=self._clock() - self._progress_at if running or waiting else 0.0,
             loads=loads,
-            row_limit=self.pace.row_limit(),
+            row_limit=row_limit,
             answer_seconds=self.pace.answer_seconds,
             prompt_token_seconds=self.pace.prompt_token_seconds,
         )

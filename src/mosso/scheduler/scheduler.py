@@ -58,6 +58,7 @@ class Scheduler:
         self._flights: deque[Flight] = deque()
         self._next_step = 0
         self._arrivals = self._starts = 0
+        self._short_of_pages = False  # a row was free for the best one that waits, and it could not start
         self._ledger = Ledger(clock, Pace(config.max_rows, config.max_slowdown, clock))
         self._orphans: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []  # see _check_orphans
 
@@ -121,6 +122,7 @@ class Scheduler:
         """The next step, or None when there is nothing to compute before a result or a request comes."""
         assert len(self._flights) < _MAX_FLIGHTS, "plan() again before the result of an earlier plan"
         draft = Draft(self._next_step, self.config.token_budget)
+        self._short_of_pages = False
         self._plan_singles(draft)
         if draft.work and self.config.prefill_budget is not None:
             draft.budget = min(draft.budget, self.config.prefill_budget)
@@ -216,6 +218,7 @@ class Scheduler:
         while not (self._has_row() and self._kv.can_start(head, match, self._reserved_pages())):
             worst = self._running.worst
             if worst is None or worst.priority <= head.priority:
+                self._short_of_pages = self._has_row()
                 return False
             self._preempt(worst, draft)
         self._occupy(head, match, draft)
@@ -350,8 +353,9 @@ class Scheduler:
         waiting = self._waiting.loads()
         shares = sorted(self._rows_of.keys() | waiting.keys())
         loads = (QueueLoad(*share, self._rows_of[share], *waiting.get(share, (0, 0))) for share in shares)
+        rows = len(self._running) if self._short_of_pages else self._ledger.pace.row_limit()
         pools = (self._kv.full, self._kv.window)
-        return self._ledger.stats(len(self._running), len(self._waiting), pools, tuple(loads))
+        return self._ledger.stats(len(self._running), len(self._waiting), pools, tuple(loads), rows)
 
     def check(self) -> None:
         """Assert every invariant. True between calls of plan, update, add and abort."""

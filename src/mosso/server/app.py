@@ -23,6 +23,7 @@ from mosso.api.services import Services, Tokenizer
 from mosso.api.text import DetokenizeRequest, TokenizeRequest
 from mosso.core.source import TokenSource
 from mosso.server import faults, openapi
+from mosso.server.admission import Admission
 from mosso.server.allowances import RATE_HEADERS
 from mosso.server.context import Context
 from mosso.server.gate import METRICS, OPEN, KeyGate
@@ -70,6 +71,8 @@ def create_app(
 
     It may be served before the source is ready: requests then get 503, and /v1/health/ready tells.
     """
+    admission = Admission(source, settings.max_queue_seconds)
+    source = admission
     if tenants is not None:
         source = MeteredSource(source, tenants)
     metrics = Metrics(settings.api.model)
@@ -87,6 +90,7 @@ def create_app(
             sealer=sealer,
             tools=tools,
         ),
+        admission=admission,
     )
     app = FastAPI(title="mosso", version=mosso.__version__, docs_url=None, redoc_url=None)
     app.state.lifecycle = context.lifecycle

@@ -17,6 +17,7 @@ from mosso.api.usage import Report, Usage
 from mosso.api.wire import WireRequest, parse_request
 from mosso.core.requests import EngineStats
 from mosso.core.source import TokenSource
+from mosso.server.admission import Admission
 from mosso.server.callers import caller_of, one_request
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.limits import read_body
@@ -38,18 +39,21 @@ class Context:
     lifecycle: Lifecycle
     metrics: Metrics
     api: Services
+    admission: Admission
 
     @contextmanager
     def work(self, request: Request) -> Iterator[None]:
         """One request that uses the engine, in hand until its answer has ended. UnavailableError while
         draining, OverloadedError where it is one too many for its caller."""
-        with self.lifecycle.work(), one_request(request):
+        with self.lifecycle.work(), self.admission.request(caller_of(request)), one_request(request):
             yield
 
     async def translated(self, request: Request, kind: type[B], translate: Callable[[B, Caller], T]) -> T:
         """The request's body, parsed and translated; a long one in a thread, to keep the event loop free."""
         caller = caller_of(request)
+        await self.admission.check()
         body = await read_body(request, self.settings.max_body_bytes)
+        await self.admission.enter()
         if len(body) < self.settings.thread_body_bytes:
             return translate(parse_request(kind, body), caller)
         return await asyncio.to_thread(lambda: translate(parse_request(kind, body), caller))
