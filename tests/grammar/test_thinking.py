@@ -43,6 +43,13 @@ def test_thinking_stays_over(allowed):
     assert allowed(free(3), spoken + "<|channel|>") == {"f", "final", "c"}, "also behind a stray one"
 
 
+def test_a_final_message_is_the_last_one(allowed):
+    spoken = "<|channel|>final<|message|>Yes."
+    assert allowed(free(0), spoken) is None
+    assert allowed(free(0), spoken + "<|end|>") == {"<|return|>"}
+    assert allowed(free(1), spoken + "<|end|>") is None, "it may think yet"
+
+
 def test_budgets_count_all_thoughts(allowed):
     again = "<|end|><|start|>assistant" + THINKING
     assert allowed(free(3), THINKING + "ab" + again) is None

@@ -49,7 +49,12 @@ from mosso.api.responses_structure import (
     format_json,
     later_turn,
 )
-from mosso.api.responses_tool_schema import McpApprovalRequestItem, McpListItem, McpServerTool
+from mosso.api.responses_tool_schema import (
+    CodeInterpreterTool,
+    McpApprovalRequestItem,
+    McpListItem,
+    McpServerTool,
+)
 from mosso.api.responses_toolset import Tools, Toolset, gather
 from mosso.api.responses_turns import Turns
 from mosso.api.running import Held, Running
@@ -133,7 +138,7 @@ class Answer:
             output=[dict(item) for item in self.machine.output],
             parallel_tool_calls=body.parallel_tool_calls,
             previous_response_id=body.previous_response_id,
-            reasoning={"effort": job.effort, "summary": None},
+            reasoning={"effort": body.reasoning.effort or job.effort, "summary": None},
             store=self.stored,
             temperature=body.temperature if body.temperature is not None else sampling.temperature,
             text={"format": format_json(body.text.format), "verbosity": "medium"},
@@ -636,6 +641,8 @@ def _tools_json(body: ResponsesRequest) -> list[dict[str, Any]]:
             told.append(tool.model_dump() | {"strict": bool(tool.strict)})
         elif isinstance(tool, McpServerTool):
             told.append(tool.model_dump(exclude={"headers", "authorization"}, exclude_none=True))
+        elif isinstance(tool, CodeInterpreterTool):
+            told.append({"container": {"type": "auto"}} | tool.model_dump(exclude_none=True))
     return told
 
 

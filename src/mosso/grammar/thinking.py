@@ -4,6 +4,8 @@ Thinking is the content of analysis messages. Once its budget is used up,
 
 - a thought under way ends in `<|end|>`, at the end of a character: until then only bytes that complete it;
 - the header behind that is a legal one of another channel, and so is every header that comes later;
+- a final message is the last one. A model that did not think takes its answer for one of an earlier turn, ends
+  it in `<|end|>` as those are, and would go on for ever: it gets its `<|return|>`;
 - a thought whose header was under way is opened and closed without a word.
 
 Tokens of thinking are counted as they come, so the state follows from the turn's tokens and its budget alone.
@@ -37,7 +39,8 @@ class Control:
         self.end = self._id("end")
         self.channel = self._id("channel")
         self.message = self._id("message")
-        self.ends = frozenset(self._id(name) for name in ("end", "return", "call"))
+        self.return_ = self._id("return")
+        self.ends = frozenset((self.end, self.return_, self._id("call")))
         self.opening = (self.start, *vocabulary.tokenize_str("assistant"))  # what the prompt ends in
 
     def _id(self, name: str) -> int:
@@ -100,6 +103,7 @@ class Position:
         self.control = control
         self.place = Place.HEADER  # the turn continues `<|start|>assistant`
         self.thought = 0  # tokens of thinking so far
+        self.is_final = False  # the last content is, or was, the final message's
         self.header: list[int] = []  # its tokens so far; of the first one without what the prompt ends in
         self._text = b""  # of the header
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -142,6 +146,7 @@ class Position:
         self.header, self._text = list(tokens), b""
 
     def _open_content(self) -> None:
+        self.is_final = b"final" in self._text
         self.place = Place.THOUGHT if self.names_analysis else Place.SPEECH
         self._utf8.reset()
 
@@ -215,9 +220,11 @@ class HarmonyTurn:
             return control.only(control.end)
         if position.names_analysis:
             return _within(formed, control.only(control.message))
-        if formed is None:
-            return self._header_mask()
-        return control.without_analysis(formed) if position.at_channel else formed
+        if formed is not None:
+            return control.without_analysis(formed) if position.at_channel else formed
+        if position.place is Place.BETWEEN and position.is_final:
+            return control.only(control.return_)
+        return self._header_mask()
 
     def slack(self) -> int:
         if self._form is not None:

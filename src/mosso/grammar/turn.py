@@ -68,8 +68,12 @@ def after_thinking_grammar(recipients: Sequence[str]) -> str:
 
 
 def _call_header(recipient: str) -> str:
+    """The model calls its own tools (python, browser) while it thinks, too, and writes code to them."""
     to = json.dumps(f" to={recipient}")
-    return f'(<|channel|> "commentary" {to} type | {to} <|channel|> "commentary" type)'
+    channel, kind = '"commentary"', "type"
+    if not recipient.startswith("functions."):
+        channel, kind = '("analysis" | "commentary")', '(" code" | type)'
+    return f"(<|channel|> {channel} {to} {kind} | {to} <|channel|> {channel} {kind})"
 
 
 def _content(grammar: Grammar, name: str, parts: list[dict[str, Any]]) -> str:
