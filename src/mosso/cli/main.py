@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "Serve a model behind an OpenAI-compatible API.",
     "chat": "Talk to a model in the terminal.",
     "generate": "Run a file of requests: JSONL in, JSONL out.",
+    "replay": "Run a request from a capsule again, and say where the answer differs.",
     "keys": "Make, list and take back the API keys of a server.",
     "pull": "Download a model from the Hugging Face hub.",
     "plan": "Show what a model needs in memory, before anything is loaded.",

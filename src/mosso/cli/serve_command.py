@@ -78,9 +78,10 @@ def command(
 
     SIGTERM or Ctrl-C drains: new requests are refused, streams in hand go on; a second signal leaves at once.
     """
+    from mosso.server.logs import configure
     from mosso.server.run import run
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(log_level, options.pop("log_format"), prompts=options["log_prompts"])
     for variable in without_meaning():
         logger.warning("%s has no meaning here", variable)
     found = find_model(model)
@@ -124,6 +125,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
                 tools=tools,
                 tenants=tenants,
                 restarts=operations.restarts,
+                watchers=operations.watchers(model.name, owned),
             ) as (app, source),
         ):
             for note in source.notes:

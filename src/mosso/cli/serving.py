@@ -18,6 +18,7 @@ from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings, ModelFacts, ReasoningFields, SamplingDefaults
 from mosso.checkpoint.reader import open_checkpoint
 from mosso.cli.models import Model
+from mosso.cli.operations import Watchers
 from mosso.core.errors import EngineError
 from mosso.engine.messages import Progress
 from mosso.engine.settings import EngineSettings
@@ -62,6 +63,7 @@ async def serving(
     tools: Tools | None = None,
     tenants: Tenants | None = None,
     restarts: RestartPolicy | None = None,
+    watchers: Watchers = lambda source, tokenizer: (),
 ) -> AsyncIterator[tuple[FastAPI, Supervisor]]:
     """The app with its engine running; it ends with the block. If it dies for good, the app drains."""
 
@@ -82,7 +84,16 @@ async def serving(
             await started.close()
         raise
     source = await starting
-    app = create_app(source, tokenizer, server, store=store, sealer=sealer, tools=tools, tenants=tenants)
+    app = create_app(
+        source,
+        tokenizer,
+        server,
+        store=store,
+        sealer=sealer,
+        tools=tools,
+        tenants=tenants,
+        watchers=watchers(source, tokenizer),
+    )
     try:
         await app.state.responses.recover()
         yield app, source

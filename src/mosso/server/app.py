@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
@@ -22,7 +24,7 @@ from mosso.api.sealing import Sealer
 from mosso.api.services import Services, Tokenizer
 from mosso.api.text import DetokenizeRequest, TokenizeRequest
 from mosso.core.source import TokenSource
-from mosso.server import faults, openapi
+from mosso.server import faults, openapi, playground
 from mosso.server.admission import Admission
 from mosso.server.allowances import RATE_HEADERS
 from mosso.server.context import Context
@@ -35,6 +37,7 @@ from mosso.server.routes import generation, health, messages, models, nim, ollam
 from mosso.server.settings import ServerSettings
 from mosso.server.sqlite_store import SqliteStore
 from mosso.server.tenants import MeteredSource, Tenants
+from mosso.server.watching import WatchedSource, Watcher, Watching
 
 EXPOSED = ("x-request-id", "retry-after", *RATE_HEADERS)
 _BODIES = (
@@ -63,11 +66,12 @@ def create_app(
     sealer: Sealer | None = None,
     tenants: Tenants | None = None,
     tools: Tools | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> FastAPI:
     """The app over `source`, `store` and `tools`, which stay the caller's: it neither starts nor closes them.
 
     Without a store responses are kept in memory; without a sealer nobody can open what this app sealed
-    once it is gone. Without tenants nobody needs a key.
+    once it is gone. Without tenants nobody needs a key. `watchers` are told of each request that generates.
 
     It may be served before the source is ready: requests then get 503, and /v1/health/ready tells.
     """
@@ -75,6 +79,8 @@ def create_app(
     source = admission
     if tenants is not None:
         source = MeteredSource(source, tenants)
+    if watchers:
+        source = WatchedSource(source)
     metrics = Metrics(settings.api.model)
     context = Context(
         source=source,
@@ -97,12 +103,15 @@ def create_app(
     app.state.responses = context.api.responses
     for part in (generation, responses, messages, models, text, health, nim, ollama, service):
         app.include_router(part.router(context))
+    app.mount(playground.PREFIX, playground.PlaygroundFiles())
     open_paths: frozenset[str] | None = None
     if tenants is not None:
         open_paths = OPEN | METRICS if settings.open_metrics else OPEN
         app.add_middleware(KeyGate, tenants=tenants, open_paths=open_paths)
     openapi.install(app, *_BODIES, *_EVENTS, open_paths=open_paths)
     app.add_middleware(HeadAsGet)
+    if watchers:
+        app.add_middleware(Watching, watchers=watchers)
     app.add_middleware(RequestContext, metrics=metrics)
     if settings.cors_origins:  # outermost: a browser's preflight shows no key
         app.add_middleware(
