@@ -54,6 +54,23 @@ def test_a_required_call(allowed):
     assert allowed(turn, arguments + '{"a":1}<|call|>') is None
 
 
+def test_a_tool_of_the_model_s_own_is_called_as_the_model_likes(allowed):
+    constraint = TurnConstraint(None, (Call("python", Grammar(GrammarKind.TEXT)),))
+    for header in (
+        "<|channel|>analysis to=python code<|message|>",
+        "<|channel|>commentary to=python<|message|>",
+        " to=python<|channel|>analysis code<|message|>",
+    ):
+        assert "<|call|>" in allowed(constraint, f"{header}print(1)")
+        assert "<|end|>" not in allowed(constraint, f"{header}print(1)")
+    assert (
+        allowed(
+            TurnConstraint(None, (Call("functions.f", Grammar(GrammarKind.TEXT)),)), "<|channel|>analysis to="
+        )
+        is None
+    )
+
+
 def test_an_answer_or_a_call(allowed):
     turn = TurnConstraint(FREE, CALLS)
     assert allowed(turn, "<|channel|>") == {"a", "analysis", "c", "f", "final"}

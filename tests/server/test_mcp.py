@@ -11,12 +11,10 @@ from itertools import pairwise
 import openai
 import pytest
 from mcp_paths import PROGRAM
-from mosso_fakes import SETTINGS, MemoryStore, ScriptedSource, harmony, small_tokenizer
+from mosso_fakes import harmony, small_tokenizer
+from tool_serving import served_with
 
 from mosso.api.responses_toolset import Tools
-from mosso.server.app import create_app
-from mosso.server.run import bind, serve_async, url_of
-from mosso.server.settings import ServerSettings
 from mosso.tools.mcp import Limits, Servers
 from mosso.tools.mcp_config import StdioServer
 
@@ -50,34 +48,14 @@ def model(*calls, final=lambda seen: seen[-1][1] if seen else "alone"):
     return script
 
 
-class Served:
-    def __init__(self, url, source, client, store):
-        self.url, self.source, self.client, self.store = url, source, client, store
-
-
 @asynccontextmanager
 async def served(script, servers):
-    source, store = ScriptedSource(script), MemoryStore()
-    source.max_context = 100_000
-    app = create_app(
-        source,
-        TOKENIZER,
-        ServerSettings(api=SETTINGS, drain_seconds=1.0),
-        store=store,
-        tools=Tools(servers=servers),
-    )
-    started = asyncio.Event()
-    with bind("127.0.0.1", 0) as sock:
-        serving = asyncio.create_task(serve_async(app, sock, on_start=started.set))
-        await started.wait()
-        async with openai.AsyncOpenAI(base_url=f"{url_of(sock)}/v1", api_key="none", max_retries=0) as client:
-            try:
-                yield Served(url_of(sock), source, client, store)
-            finally:
-                app.state.lifecycle.drain()
-                await serving
-                if servers is not None:
-                    await servers.close()
+    async with served_with(script, Tools(servers=servers)) as server:
+        try:
+            yield server
+        finally:
+            if servers is not None:
+                await servers.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mosso.core.json import JsonObject
-from mosso.tools.tool import Outcome, ToolServer
+from mosso.tools.tool import Outcome, Session, ToolServer
 
 GONE = -32601  # JSON-RPC's "method not found"
 Item = dict[str, Any]  # an output item as it is told
@@ -113,6 +113,35 @@ class McpApproval(McpTool):
     def item(self, recipient: str) -> Item:
         named = {"server_label": self.label, "name": self.name, "arguments": ""}
         return {"type": "mcp_approval_request", **named}
+
+
+@dataclass(slots=True)
+class CodeTool(Hosted):
+    """The model's own python, which it calls while it thinks."""
+
+    session: Session
+    container: str  # an id; nothing is kept in it
+
+    shape: ClassVar[Shape] = Shape(
+        "ci",
+        begun="code_interpreter_call.in_progress",
+        text="code_interpreter_call_code",
+        field="code",
+        running="code_interpreter_call.interpreting",
+        completed="code_interpreter_call.completed",
+    )
+
+    def item(self, recipient: str) -> Item:
+        return {"type": "code_interpreter_call", "code": "", "container_id": self.container, "outputs": None}
+
+    def fill(self, item: Item, recipient: str, text: str) -> None:
+        item["code"] = text
+
+    async def run(self, recipient: str, text: str) -> Outcome:
+        return await self.session.run(recipient, text)
+
+    def finish(self, item: Item, outcome: Outcome) -> None:
+        item["outputs"] = [{"type": "logs", "logs": outcome.text}]
 
 
 class Gone(McpTool):

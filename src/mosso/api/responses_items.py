@@ -29,7 +29,12 @@ from mosso.api.responses_schema import (
     ResponsesRequest,
 )
 from mosso.api.responses_structure import shown_formats
-from mosso.api.responses_tool_schema import McpApprovalRequestItem, McpApprovalResponseItem, McpCallItem
+from mosso.api.responses_tool_schema import (
+    CodeCallItem,
+    McpApprovalRequestItem,
+    McpApprovalResponseItem,
+    McpCallItem,
+)
 from mosso.api.responses_toolset import Toolset
 from mosso.api.thoughts import Thoughts
 from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient, shown_name
@@ -49,6 +54,7 @@ _PREFIX = {
     "mcp_call": "mcp",
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
+    "code_interpreter_call": "ci",
 }
 
 
@@ -225,6 +231,8 @@ class _History:
                     yield _output(item, self._called)
                 case McpCallItem():
                     yield from self._mcp_call(item, recent)
+                case CodeCallItem() if recent:
+                    yield from self._code_call(item)
                 case McpApprovalRequestItem():
                     yield from self._approval_request(item, recent)
                 case McpApprovalResponseItem():
@@ -250,6 +258,15 @@ class _History:
             yield from self._before(item.id or "", recent)
             yield _call(name, item.arguments)
         yield _result(name, error_text(item.error) if item.error is not None else item.output or "")
+
+    def _code_call(self, item: CodeCallItem) -> Iterator[Message]:
+        """In the thinking, as the model's own python is."""
+        yield from self._before(item.id or "", True)
+        yield Message(
+            Role.ASSISTANT, item.code or "", channel=Channel.ANALYSIS, recipient="python", content_type="code"
+        )
+        text = "\n".join(output.logs for output in item.outputs or [])
+        yield Message(Role.TOOL, text, name="python", channel=Channel.ANALYSIS, recipient=Role.ASSISTANT)
 
     def _approval_request(self, item: McpApprovalRequestItem, recent: bool) -> Iterator[Message]:
         name = self._memory.recipient_of(item.server_label, item.name)

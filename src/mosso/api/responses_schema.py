@@ -9,6 +9,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from mosso.api.chat_schema import Metadata
 from mosso.api.responses_tool_schema import (
+    CodeCallItem,
+    CodeChoice,
+    CodeInterpreterTool,
     ItemId,
     McpApprovalRequestItem,
     McpApprovalResponseItem,
@@ -23,7 +26,11 @@ from mosso.api.wire import Off, SchemaOf, Sparse, WireModel, WireRequest
 
 Status = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-Includable = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+Includable = Literal[
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",  # always given
+]
 
 
 class InputText(WireModel):
@@ -113,6 +120,7 @@ Item = (
     | McpCallItem
     | McpApprovalRequestItem
     | McpApprovalResponseItem
+    | CodeCallItem
 )
 TypedItem = Annotated[Item, Field(discriminator="type")]
 TYPED_ITEM: TypeAdapter[Any] = TypeAdapter(TypedItem)
@@ -137,7 +145,7 @@ class HostedTool(BaseModel):
     ]
 
 
-Tool = Annotated[FunctionTool | McpServerTool | HostedTool, Field(discriminator="type")]
+Tool = Annotated[FunctionTool | McpServerTool | CodeInterpreterTool | HostedTool, Field(discriminator="type")]
 
 
 class ReasoningOptions(WireModel):
@@ -210,7 +218,7 @@ class ResponsesRequest(WireRequest):
     max_tool_calls: int | None = Field(None, ge=1)  # of built-in tools
     parallel_tool_calls: bool = True
     tools: list[Tool] = Field(default_factory=list, max_length=512)
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | McpChoice = "auto"
+    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | McpChoice | CodeChoice = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
     truncation: Literal["auto", "disabled"] = "disabled"

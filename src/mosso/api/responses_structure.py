@@ -12,11 +12,13 @@ from mosso.api.responses_schema import (
     SchemaFormat,
     TextFormat,
 )
-from mosso.api.responses_tool_schema import McpChoice
+from mosso.api.responses_tool_schema import CodeChoice, McpChoice
 from mosso.api.responses_toolset import Toolset
 from mosso.api.structure import Offer, answer_schema, forced_call, free_turn
 from mosso.core.constraints import Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.json import JsonObject
+
+PYTHON = "python"  # how the model calls its own
 
 
 def first_turn(body: ResponsesRequest, toolset: Toolset) -> Turn:
@@ -45,6 +47,8 @@ def _first_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | No
         return forced_call(_own(body), choice.name)
     if isinstance(choice, McpChoice):
         return forced_call(_of_server(choice, toolset))
+    if isinstance(choice, CodeChoice):
+        return forced_call([offer for offer in toolset.offers if offer.builtin == PYTHON])
     if choice == "required":
         return forced_call([*_own(body), *toolset.offers])
     return _free_form(body, toolset)
@@ -98,5 +102,5 @@ def format_json(form: TextFormat | None) -> dict[str, Any]:
     return (form or FreeFormat(type="text")).model_dump(by_alias=True)
 
 
-def choice_json(choice: str | FunctionChoice | McpChoice) -> str | dict[str, Any]:
+def choice_json(choice: str | FunctionChoice | McpChoice | CodeChoice) -> str | dict[str, Any]:
     return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)

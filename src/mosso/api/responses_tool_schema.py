@@ -51,6 +51,45 @@ class McpChoice(WireModel):
     name: str | None = None
 
 
+class CodeContainer(WireModel):
+    """Each call has a container of its own, which is empty."""
+
+    type: Literal["auto"]
+    memory_limit: Literal["1g"] | None = None
+    file_ids: list[str] | None = Field(None, max_length=0)
+    network_policy: dict[Literal["type"], Literal["disabled"]] | None = None
+
+
+class CodeInterpreterTool(WireModel):
+    """The model's own python."""
+
+    type: Literal["code_interpreter"]
+    container: CodeContainer | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+
+
+class CodeChoice(WireModel):
+    """The turn ends in a call of python."""
+
+    type: Literal["code_interpreter"]
+
+
+class CodeLogs(WireModel):
+    type: Literal["logs"]
+    logs: Text
+
+
+class CodeCallItem(Sparse):
+    """Code that the model has run, and what it printed."""
+
+    type: Literal["code_interpreter_call"]
+    code: Text | None = None
+    container_id: str | None = None
+    outputs: list[CodeLogs] | None = Field(None, max_length=64)
+    id: ItemId | None = None
+    status: Literal["in_progress", "completed", "incomplete", "interpreting", "failed"] | None = None
+
+
 class McpListedTool(WireModel):
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None

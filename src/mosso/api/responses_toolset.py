@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mosso.api.responses_hosted import Hosted, Listing, McpApproval, McpTool
+from mosso.api.responses_hosted import CodeTool, Hosted, Listing, McpApproval, McpTool
 from mosso.api.responses_schema import FunctionTool, ResponsesRequest
-from mosso.api.responses_tool_schema import McpServerTool, ToolFilter
+from mosso.api.responses_tool_schema import CodeInterpreterTool, McpServerTool, ToolFilter
 from mosso.api.structure import Offer
 from mosso.api.tool_calls import FUNCTIONS, check_schema, shown_name
 from mosso.core.errors import RequestError, UnsupportedError
@@ -22,7 +23,7 @@ from mosso.core.json import JsonObject
 from mosso.harmony.conversation import FunctionTool as HarmonyFunction
 from mosso.harmony.conversation import ToolNamespace
 from mosso.tools.mcp import McpServer, Servers
-from mosso.tools.tool import RemoteTool, ToolServer, ToolServerError
+from mosso.tools.tool import Builtin, RemoteTool, Session, ToolServer, ToolServerError
 
 MAX_NAME = 64  # of a function, as the model is shown it
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
@@ -33,6 +34,7 @@ class Tools:
     """What the operator lets requests use; nothing by default."""
 
     servers: Servers | None = None
+    python: Builtin | None = None
 
 
 @dataclass(slots=True)
@@ -50,11 +52,14 @@ class Toolset:
     notes: list[str] = field(default_factory=list)  # of whole servers, for the head of the functions
     _hosted: dict[str, Hosted] = field(default_factory=dict)  # by recipient
     _shown: dict[tuple[str, str], str] = field(default_factory=dict)  # (label, tool) → the name shown
-    _owned: list[ToolServer] = field(default_factory=list)
+    _owned: list[ToolServer | Session] = field(default_factory=list)
 
     def find(self, recipient: str) -> Hosted | None:
-        """The tool behind a recipient, which the model may have written without its namespace."""
-        return self._hosted.get(recipient) or self._hosted.get(f"{FUNCTIONS}.{recipient}")
+        """The tool behind a recipient, which the model may have written without its namespace, or a tool of
+        its own under that of the functions."""
+        bare = recipient.removeprefix(f"{FUNCTIONS}.")
+        known = (recipient, f"{FUNCTIONS}.{recipient}", bare, bare.partition(".")[0])
+        return next((self._hosted[name] for name in known if name in self._hosted), None)
 
     def mcp_recipient(self, label: str, name: str) -> str:
         """The Harmony name of a server's tool, also of one that is no longer offered."""
@@ -66,7 +71,16 @@ class Toolset:
         return McpTool(tool.server, label, name) if isinstance(tool, McpTool) else None
 
     async def close(self) -> None:
-        await asyncio.gather(*(server.close() for server in self._owned), return_exceptions=True)
+        await asyncio.gather(*(owned.close() for owned in self._owned), return_exceptions=True)
+
+    def add_python(self, builtin: Builtin) -> None:
+        """The model's own python."""
+        session = builtin.open()
+        self.own(session)
+        name = builtin.namespace.name
+        self.namespaces.append(builtin.namespace)
+        self._hosted[name] = CodeTool(session, f"cntr_{uuid.uuid4().hex}")
+        self.offers.append(Offer(name, None, strict=False, param="tools", builtin=name, text=True))
 
     def add_server(
         self, wire: McpServerTool, server: ToolServer, tools: Iterable[RemoteTool], taken: set[str]
@@ -86,8 +100,8 @@ class Toolset:
             self.functions.append(HarmonyFunction(name, tool.description, schema))
             self.offers.append(Offer(name, schema, strict=False, param="tools", server=wire.server_label))
 
-    def own(self, server: ToolServer) -> None:
-        self._owned.append(server)
+    def own(self, opened: ToolServer | Session) -> None:
+        self._owned.append(opened)
 
 
 def _legal(name: str) -> str:
@@ -142,6 +156,9 @@ async def gather(
     server that cannot be asked gives a listing that says so, and the response goes on without it.
     """
     toolset = Toolset()
+    for position, tool in enumerate(body.tools):
+        if isinstance(tool, CodeInterpreterTool):
+            _add_python(toolset, body, tools, f"tools[{position}]")
     wanted = list(_servers(body, tools))
     try:
         asked = [_list(wire, server, known.get(wire.server_label)) for wire, server, owned in wanted]
@@ -158,6 +175,18 @@ async def gather(
         if body.tool_choice != "none":
             toolset.add_server(wire, server, listed, taken)
     return toolset
+
+
+def _add_python(toolset: Toolset, body: ResponsesRequest, tools: Tools, where: str) -> None:
+    if tools.python is None:
+        raise UnsupportedError(
+            f"{where}: code_interpreter is switched off on this server; see mosso serve --python-tool.",
+            param=where,
+        )
+    if toolset.namespaces:
+        raise RequestError(f"{where}: there is one code_interpreter already.", param=where)
+    if body.tool_choice != "none":
+        toolset.add_python(tools.python)
 
 
 def _servers(body: ResponsesRequest, tools: Tools) -> Iterator[tuple[McpServerTool, McpServer, bool]]:

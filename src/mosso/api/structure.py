@@ -24,16 +24,21 @@ NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "addition
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A function that the turn may call; `param` is where the client wrote its parameters. `server`: the MCP
-    server whose tool it is; its name is then what the model is shown."""
+    server whose tool it is; its name is then what the model is shown. `builtin`: the recipient of a tool of
+    the model's own; with `text` it takes any text instead of arguments."""
 
     name: str
     parameters: Mapping[str, Any] | None
     strict: bool
     param: str
     server: str | None = None
+    builtin: str | None = None
+    text: bool = False
 
     @property
     def recipient(self) -> str:
+        if self.builtin is not None:
+            return self.builtin
         return recipient(self.name) if self.server is None else f"{FUNCTIONS}.{self.name}"
 
 
@@ -105,6 +110,8 @@ def answer_schema(schema: Mapping[str, Any], param: str) -> Grammar:
 
 
 def _call(offer: Offer) -> Call:
+    if offer.text:
+        return Call(offer.recipient, Grammar(GrammarKind.TEXT))
     schema = offer.parameters or NO_ARGUMENTS
     return Call(offer.recipient, schema_grammar(schema, offer.param, strict=offer.strict))
 

@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mosso.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from mosso.tools.mcp import Servers
+    from mosso.tools.python_tool import PythonTool
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -30,6 +34,11 @@ def tool_options(command: F) -> F:
             metavar="URL",
             help="Requests may name MCP servers at or below this URL; default: none.",
         ),
+        click.option(
+            "--python-tool",
+            is_flag=True,
+            help="The model may run Python code, in a sandbox (code_interpreter of /v1/responses).",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -40,13 +49,14 @@ def tool_options(command: F) -> F:
 class ToolFlags:
     mcp_config: Path | None = None
     mcp_allow_url: tuple[str, ...] = ()
+    python: bool = False
 
 
 def take_tools(options: dict[str, Any]) -> ToolFlags:
     """The flags out of a command's options; UsageError for what they cannot mean."""
     from mosso.tools.mcp_config import is_http
 
-    flags = ToolFlags(options.pop("mcp_config"), options.pop("mcp_allow_url"))
+    flags = ToolFlags(options.pop("mcp_config"), options.pop("mcp_allow_url"), options.pop("python_tool"))
     for url in flags.mcp_allow_url:
         if not is_http(url):
             raise UsageError(f"--mcp-allow-url {url}: it must start with http:// or https://")
@@ -55,16 +65,32 @@ def take_tools(options: dict[str, Any]) -> ToolFlags:
 
 @asynccontextmanager
 async def opened_tools(flags: ToolFlags) -> AsyncIterator[Any]:
-    """What the flags allow, as api's Tools; connections end with the block."""
+    """What the flags allow, as api's Tools; connections end with the block. UsageError for a tool that this
+    machine cannot give."""
     from mosso.api.responses_toolset import Tools
+
+    python = await _python() if flags.python else None
+    servers = _servers(flags)
+    try:
+        yield Tools(servers=servers, python=python)
+    finally:
+        if servers is not None:
+            await servers.close()
+
+
+def _servers(flags: ToolFlags) -> Servers | None:
     from mosso.tools.mcp import Servers
     from mosso.tools.mcp_config import read_config
 
     if flags.mcp_config is None and not flags.mcp_allow_url:
-        yield Tools()
-        return
-    servers = Servers({} if flags.mcp_config is None else read_config(flags.mcp_config), flags.mcp_allow_url)
-    try:
-        yield Tools(servers=servers)
-    finally:
-        await servers.close()
+        return None
+    return Servers({} if flags.mcp_config is None else read_config(flags.mcp_config), flags.mcp_allow_url)
+
+
+async def _python() -> PythonTool:
+    from mosso.tools.python_tool import PythonTool
+    from mosso.tools.sandbox import Sandbox
+
+    sandbox = Sandbox()
+    await sandbox.check()
+    return PythonTool(sandbox)
