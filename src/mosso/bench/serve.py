@@ -109,14 +109,14 @@ async def measure_here(url: str, model: str, load: Load, seed: int = 0) -> dict[
     """As `measure`, in this process."""
     rng = random.Random(seed)
     target = urlsplit(f"{url}/{'completions' if load.completions else 'chat/completions'}")
-    calls = [_http(target, _body(rng, model, load)) for _ in range(load.requests)]
+    calls = [http_call(target, body_of(rng, model, load)) for _ in range(load.requests)]
     start = time.perf_counter()
     if load.rate is None:
         answers = await _users(target, calls, load.users)
     else:
         answers = await _arrivals(target, calls, load.rate, rng)
     seconds = time.perf_counter() - start
-    return {"rate": load.rate, **_summary([_read(answer) for answer in answers], seconds, load.users)}
+    return {"rate": load.rate, **_summary([read_answer(answer) for answer in answers], seconds, load.users)}
 
 
 async def _users(target: SplitResult, calls: list[bytes], users: int) -> list[Answer | str]:
@@ -125,7 +125,7 @@ async def _users(target: SplitResult, calls: list[bytes], users: int) -> list[An
 
     async def user() -> None:
         for call in waiting:
-            answers.append(await _send(target, call))
+            answers.append(await send(target, call))
 
     await asyncio.gather(*(user() for _ in range(users)))
     return answers
@@ -138,12 +138,12 @@ async def _arrivals(
     due = time.perf_counter()
     for call in calls:
         await asyncio.sleep(due - time.perf_counter())
-        tasks.append(asyncio.create_task(_send(target, call)))
+        tasks.append(asyncio.create_task(send(target, call)))
         due += rng.expovariate(rate)
     return await asyncio.gather(*tasks)
 
 
-async def _send(target: SplitResult, call: bytes) -> Answer | str:
+async def send(target: SplitResult, call: bytes) -> Answer | str:
     """What the server answered, or why nothing came."""
     secure = target.scheme == "https"
     port = target.port or (443 if secure else 80)
@@ -160,7 +160,7 @@ async def _send(target: SplitResult, call: bytes) -> Answer | str:
     return answer
 
 
-def _body(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
+def body_of(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
     text = " ".join(rng.choices(WORDS, k=load.words))
     prompt = {"prompt": text} if load.completions else {"messages": [{"role": "user", "content": text}]}
     return {
@@ -173,7 +173,7 @@ def _body(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
     }
 
 
-def _http(target: SplitResult, body: dict[str, Any]) -> bytes:
+def http_call(target: SplitResult, body: dict[str, Any]) -> bytes:
     content = json.dumps(body).encode()
     head = (
         f"POST {target.path} HTTP/1.1",
@@ -186,7 +186,7 @@ def _http(target: SplitResult, body: dict[str, Any]) -> bytes:
     return "\r\n".join((*head, "", "")).encode() + content
 
 
-def _read(answer: Answer | str) -> Result:
+def read_answer(answer: Answer | str) -> Result:
     """Take an answer apart, with the moments at which its parts came."""
     if isinstance(answer, str):
         return Result(error=answer)
@@ -280,14 +280,14 @@ def _summary(results: list[Result], seconds: float, users: int) -> dict[str, Any
         "prompt_tokens": sum(result.prompt_tokens for result in good),
         "output_tokens": sum(result.output_tokens for result in good),
         "output_rate": sum(result.output_tokens for result in good) / seconds,
-        "first_token_ms": _percentiles(result.first for result in good),
-        "per_token_ms": _percentiles(result.per_token for result in good),
-        "between_events_ms": _percentiles(gap for result in good for gap in result.gaps),
+        "first_token_ms": percentiles(result.first for result in good),
+        "per_token_ms": percentiles(result.per_token for result in good),
+        "between_events_ms": percentiles(gap for result in good for gap in result.gaps),
         "first_error": next((result.error for result in results if result.error), None),
     }
 
 
-def _percentiles(values: Iterable[float | None]) -> dict[str, float]:
+def percentiles(values: Iterable[float | None]) -> dict[str, float]:
     """In milliseconds, of the seconds that are known."""
     seconds = [value for value in values if value is not None]
     if len(seconds) < 2:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mosso.cli import bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_table
+from mosso.cli import bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_overload, bench_table
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.core.errors import UsageError
 
@@ -19,7 +19,7 @@ def command() -> None:
     """Measure speed. Absolute figures on a shared CPU mean little: compare two things in one run."""
 
 
-for each in (bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_table):
+for each in (bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_overload, bench_table):
     command.add_command(each.command)
 
 

@@ -107,9 +107,10 @@ class LocalServer:
     A context manager; entering waits until it serves and raises what kept it from that.
     """
 
-    def __init__(self, model: Model, engine: EngineSettings | None = None) -> None:
+    def __init__(self, model: Model, engine: EngineSettings | None = None, **server: Any) -> None:
+        """`server`: fields of ServerSettings."""
         self._engine = engine or EngineSettings(model.folder)
-        self._settings = server_settings(model, drain_seconds=0.0)
+        self._settings = server_settings(model, drain_seconds=0.0, **server)
         self._thread = threading.Thread(target=self._run, name="local server", daemon=True)
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
