@@ -236,7 +236,15 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-async def test_death_while_loading(settings):
+async def test_death_while_loading(settings, monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'mosso.engine.process' in sys.orig_argv:\n"
+        "    import time, mosso.model.loading as loading\n"
+        "    loading.load_weights = lambda *_, **__: time.sleep(1000)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
     def kill(_):
         for pid in children():
             os.kill(pid, signal.SIGKILL)

@@ -341,6 +341,43 @@ async def test_a_replay_that_the_new_engine_refuses_is_not_the_clients_fault(set
         await collect(over(Fragile([wrong]), settings), request_of("a", [1]))
 
 
+async def test_a_request_lives_through_one_failed_step(settings, request_of):
+    burnt = TokenEvent("a", finish=FinishReason.ERROR, error="burnt", lost=True)
+    done = TokenEvent("a", (2,), finish=FinishReason.LENGTH)
+    source = over(client := Fragile([TokenEvent("a", (1,)), burnt], [done]), settings)
+    assert tokens_of(await collect(source, request_of("a", range(9)))) == [1, 2]
+    assert [request.generated for request in client.seen] == [(), (1,)]
+    source = over(Fragile([burnt], [burnt]), settings)
+    assert await collect(source, request_of("a", range(9))) == [burnt]
+    hopeless = replace(burnt, lost=False)
+    source = over(client := Fragile([hopeless]), settings)
+    assert await collect(source, request_of("a", range(9))) == [hopeless]
+
+
+async def test_a_step_that_fails_once_is_not_noticed(settings, request_of, monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'mosso.engine.process' in sys.orig_argv:\n"
+        "    import mosso.model.paged as paged\n"
+        "    forward, steps = paged.forward, []\n"
+        "    def fragile(*args, **kwargs):\n"
+        "        steps.append(1)\n"
+        "        if len(steps) == 25: raise RuntimeError('a bit flipped')\n"
+        "        return forward(*args, **kwargs)\n"
+        "    paged.forward = fragile\n"
+    )
+    request = request_of("a", range(30), max_tokens=40, temperature=1.0, seed=4)
+    async with supervised(settings()) as source:
+        calm = await collect(source, replace(request, sampling=replace(request.sampling, max_tokens=20)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with supervised(settings()) as source:
+        events = await collect(source, request)
+        stats = await source.stats()
+    assert len(tokens_of(events)) == 40
+    assert tokens_of(events)[:20] == tokens_of(calm)
+    assert (stats.restarts, stats.replays, stats.finished) == (0, 1, {"error": 1, "length": 1})
+
+
 async def test_thinking_that_was_ended_stays_ended(settings, request_of):
     source = over(client := Fragile([TokenEvent("a", (1,)), TokenEvent("a", (2,)), EngineLostError("gone")],
                                     [TokenEvent("a", (3,), finish=FinishReason.STOP)]), settings)  # fmt: skip

@@ -87,6 +87,7 @@ class TokenEvent:
     finish: FinishReason | None = None
     cached_tokens: int = 0  # prompt tokens that the prefix cache gave
     error: str | None = None
+    lost: bool = False  # the error is the engine's, and the request can go on from its tokens
     queued_seconds: float = field(default=0.0, compare=False)  # before it got a row; on the first event only
 
 

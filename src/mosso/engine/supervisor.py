@@ -3,12 +3,13 @@
 When the process dies it is started again, and what it was doing goes on: each request in flight is submitted
 anew with the tokens that its reader has been told (`Request.generated`). To the engine that is a request that
 was preempted: positions, the sampling noise, penalties, limits and constraints are functions of a request's
-tokens, so the stream continues as if nothing had happened. A reader notices a pause and nothing else.
+tokens, so the stream continues as if nothing had happened. A reader notices a pause and nothing else. In the
+same way requests go on that were in a step which failed while the engine lives.
 
-Bounds: a request lives through `replays` deaths, for it may be what kills the engine. The engine is started
-again at most `restarts` times in `window` seconds, with growing pauses; after that the source is gone for
-good, and `on_death` is told: whoever supervises this process must help. While no engine runs, `limits` raises
-UnavailableError, so new requests are refused; those in flight wait.
+Bounds: a request lives through `replays` deaths and one failed step, for it may be their cause. The engine is
+started again at most `restarts` times in `window` seconds, with growing pauses; after that the source is gone
+for good, and `on_death` is told: whoever supervises this process must help. While no engine runs, `limits`
+raises UnavailableError, so new requests are refused; those in flight wait.
 
 Ownership: the supervisor owns the client of the moment and the task that keeps it. A stream owns its story.
 """
@@ -162,7 +163,7 @@ class Supervisor:
 
     async def _told(self, story: _Story) -> AsyncGenerator[TokenEvent, None]:
         """Events of one engine after another, until one is the last."""
-        lived = 0
+        lived, stumbled = 0, False
         while True:
             client = await self._running()
             if story.id in self._aborted:
@@ -173,8 +174,13 @@ class Supervisor:
                     client.stream(story.rest(ends_thinking=story.id in self._thought))
                 ) as events:
                     async for event in events:
+                        if event.lost and not stumbled:
+                            break
                         yield event
-                return
+                    else:
+                        return
+                stumbled = True
+                self._past = replace(self._past, replays=self._past.replays + 1)
             except EngineLostError as error:
                 lived += 1
                 if lived > self._policy.replays:

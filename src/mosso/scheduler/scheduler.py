@@ -114,7 +114,7 @@ class Scheduler:
         self._kv = KvCache(self.config)
         for sequence in self._waiting:
             sequence.in_flight = 0  # preempted, with a token under way: it is sampled again
-        return [replace(self._event(sequence, (), ()), error=message) for sequence in failed]
+        return [replace(self._event(sequence, (), ()), error=message, lost=True) for sequence in failed]
 
     # ---- plan
 
