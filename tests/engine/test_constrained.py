@@ -306,7 +306,7 @@ def test_what_waits_for_compilation_is_bounded_and_has_its_own_id(constrained):
 
 def test_bits_and_logits():
     mask = bytes([0b0000_0101, 0b1000_0000, 0xFF, 0xFF])
-    allowed = unpack(mask, 17)
+    (allowed,) = unpack([mask], 17)
     assert allowed.nonzero()[0].tolist() == [0, 2, 15, 16]
     logits = torch.randn(2, 17)
     found = restrict(logits, torch.from_numpy(allowed).expand(2, -1))

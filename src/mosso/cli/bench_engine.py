@@ -32,6 +32,7 @@ PREFILL_PROMPTS = 64  # on CUDA; on the CPU as many as the largest batch
 PROFILED_STEPS = 20
 PROFILED_NAMES = 15
 DECODE_HEAD = " batch   prompt   output    floor ms     step ms   share     mean ms      p99 ms        tok/s"
+CONSTRAINT_HEAD = " batch   prompt   output     free ms constrained ms     more   steps"
 PREFILL_HEAD = " prefill                floor tok/s       tok/s   share"
 
 
@@ -54,6 +55,7 @@ class Plan:
     outputs: tuple[int, ...]
     prefill: int | None  # prompts at once; None: as many as the device's default
     runs: int
+    schema: dict[str, Any] | None = None  # what a constraint costs is measured with
 
     def shapes(self) -> list[Shape]:
         from mosso.bench.engine import Shape
@@ -81,6 +83,11 @@ class Plan:
     "--profile", type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write a trace of 20 decode steps of the last shape to this file (JSON); implies --inline.",
 )  # fmt: skip
+@click.option(
+    "--constraint",
+    metavar="json|FILE",
+    help="Also what structured output costs, with records of this schema (json: one of ours).",
+)
 @engine_options
 def command(
     model: str,
@@ -91,6 +98,7 @@ def command(
     runs: int,
     inline: bool,
     profile: Path | None,
+    constraint: str | None,
     **options: Any,
 ) -> None:
     """The engine of MODEL without HTTP: decode steps and prefill apart, beside their floor.
@@ -102,7 +110,7 @@ def command(
     it is asked for.
     """
     settings = bench_settings(model, batch, options)
-    plan = Plan(batch, prompt, output, prefill_prompts, runs)
+    plan = Plan(batch, prompt, output, prefill_prompts, runs, _schema(constraint))
     if min(output) < 2 + PROFILED_STEPS * 2 and profile is not None:
         raise UsageError(f"--profile needs --output of at least {2 + PROFILED_STEPS * 2}")
     asyncio.run(_run(model, settings, plan, inline or profile is not None, profile))
@@ -182,6 +190,7 @@ async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, p
         await warm_up(engine, floor.config, plan)
         decode, missing = await measure_decodes(engine, floor, plan)
         prefill = await measure_prefills(engine, floor, plan)
+        constraint = await measure_constraints(engine, floor.config, plan)
         trace = _profile(engine, floor.config, plan, profile)
     from mosso.bench.provenance import provenance
 
@@ -194,7 +203,7 @@ async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, p
     click.echo(
         json.dumps(
             found | {"rates": rates, "settings": sizes, "kv_tokens": engine.limits.kv_tokens}
-            | {"decode": decode, "prefill": prefill, "profile": trace}
+            | {"decode": decode, "prefill": prefill, "constraint": constraint, "profile": trace}
         )
     )  # fmt: skip
     if missing:
@@ -274,6 +283,37 @@ async def measure_prefills(engine: Running, floor: Floor, plan: Plan) -> list[di
             f" {found.rate:11,.0f} {f'{found.rate / most:.0%}' if most else '-':>7s}"
         )
     return rows
+
+
+async def measure_constraints(engine: Running, config: ModelConfig, plan: Plan) -> list[dict[str, Any]]:
+    if plan.schema is None:
+        return []
+    from mosso.bench.constraint import measure_overhead
+
+    click.echo(CONSTRAINT_HEAD)
+    rows = []
+    for shape in plan.shapes():
+        found = await measure_overhead(engine.drive, config, shape, plan.schema, plan.runs)
+        rows.append(asdict(found) | {"share": found.share})
+        click.echo(
+            f"{shape.batch:6d} {shape.prompt:8d} {shape.output:8d} {1e3 * found.free:11.3f}"
+            f" {1e3 * found.constrained:14.3f} {found.share:8.1%} {found.steps:7d}"
+        )
+    return rows
+
+
+def _schema(constraint: str | None) -> dict[str, Any] | None:
+    if constraint is None or constraint == "json":
+        from mosso.bench.constraint import RECORD
+
+        return RECORD if constraint else None
+    try:
+        schema = json.loads(Path(constraint).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--constraint: {constraint} is not a file with a JSON schema: {error}") from error
+    if not isinstance(schema, dict):
+        raise UsageError(f"--constraint: the schema in {constraint} must be an object")
+    return schema
 
 
 def _profile(engine: Running, config: ModelConfig, plan: Plan, file: Path | None) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from mosso.core.errors import MossoError
 from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
 
 _THREADS = min(4, os.cpu_count() or 1)
+_ROWS_A_JOB = 16
+"""Rows that one job advances: a job costs as much as a mask, and a mask some 40 us."""
 
 Known = Callable[[int, int, int], Sequence[int]]
 """(row, first, last): the row's tokens at positions first .. last - 1; waits for those under way."""
@@ -35,6 +37,9 @@ class _Stand:
     @classmethod
     def of(cls, constraint: TokenConstraint) -> _Stand:
         return cls(constraint, constraint.mask(), constraint.slack())
+
+
+_Stands = dict[int, _Stand | MossoError]  # by row: what one job made
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class ConstrainedRows:
     def __init__(self, constrainer: Constrainer, known: Known) -> None:
         self._constrainer = constrainer
         self._known = known
-        self._stands: dict[int, Future[_Stand]] = {}  # by row
+        self._stands: dict[int, Future[_Stands]] = {}  # by row: the job that makes its stand
         self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
         self._workers = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="masks")
 
@@ -72,7 +77,7 @@ class ConstrainedRows:
             if stand is None:
                 self._ending[end.row] = end
             else:
-                self._stands[end.row] = self._workers.submit(_end_thinking, stand)
+                self._stands[end.row] = self._workers.submit(_end_thinking, end.row, stand)
 
     def _start(self, start: RowStart) -> None:
         """Row `start.row` is this request's from now on."""
@@ -81,7 +86,7 @@ class ConstrainedRows:
         request = start.request
         if not request.turn.is_free:
             said = start.tokens[len(request.prompt) :]
-            self._stands[start.row] = self._workers.submit(self._begin, request.turn, said)
+            self._stands[start.row] = self._workers.submit(self._begin, start.row, request.turn, said)
 
     def hurries(self, work: Sequence[RowWork], under_way: frozenset[int]) -> bool:
         """Whether `allowed` must know the tokens of rows `under_way`, which have not been `drawn` yet."""
@@ -90,8 +95,9 @@ class ConstrainedRows:
     def _hurries(self, row: int) -> bool:
         if row in self._ending:
             return True
-        stand = self._stands.get(row)
-        return stand is not None and (stand.exception() is not None or stand.result().slack < 2)
+        job = self._stands.get(row)
+        stand = None if job is None else job.result()[row]
+        return isinstance(stand, MossoError) or (stand is not None and stand.slack < 2)
 
     def allowed(self, work: Sequence[RowWork]) -> Allowed:
         """For the next token of each row of `work`, which all sample; waits for masks that are not ready."""
@@ -99,25 +105,27 @@ class ConstrainedRows:
         for index, item in enumerate(work):
             if item.row in self._ending:
                 self._end_free(self._ending.pop(item.row), item.start + item.count)
-            stand = self._stands.get(item.row)
-            if stand is None:
-                continue
-            try:
-                mask = stand.result().mask
-            except MossoError as error:
-                failures.append((item.row, error.message))
+            job = self._stands.get(item.row)
+            stand = None if job is None else job.result()[item.row]
+            if isinstance(stand, MossoError):
+                failures.append((item.row, stand.message))
                 del self._stands[item.row]
-                continue
-            if mask is not None:
+            elif stand is not None and stand.mask is not None:
                 at.append(index)
-                masks.append(mask)
+                masks.append(stand.mask)
         return Allowed(tuple(at), tuple(masks), tuple(failures))
 
     def drawn(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """The rows' constraints move on by their tokens."""
-        for row, token in zip(rows, tokens, strict=True):
-            if (stand := self._stands.get(row)) is not None:
-                self._stands[row] = self._workers.submit(_advance, stand, token)
+        moves = [
+            _Move(row, self._stands[row], token)
+            for row, token in zip(rows, tokens, strict=True)
+            if row in self._stands
+        ]
+        for first in range(0, len(moves), _ROWS_A_JOB):
+            some = moves[first : first + _ROWS_A_JOB]
+            job = self._workers.submit(_advance, some)
+            self._stands.update((move.row, job) for move in some)
 
     def holds(self, rows: Sequence[int]) -> bool:
         """Whether any of the rows has a constraint."""
@@ -130,23 +138,46 @@ class ConstrainedRows:
         """A free row has one constraint from here on; it has `length` tokens."""
         first = len(end.request.prompt) + len(end.said)
         said = (*end.said, *self._known(end.row, first, length))
-        self._stands[end.row] = self._workers.submit(self._begin, end.request.turn, said)
+        self._stands[end.row] = self._workers.submit(self._begin, end.row, end.request.turn, said)
 
-    def _begin(self, turn: Turn, said: Sequence[int]) -> _Stand:
-        return _Stand.of(self._constrainer.begin(turn, said))
-
-
-def _advance(before: Future[_Stand], token: int) -> _Stand:
-    """Its row's last job was submitted before this one, so it has ended or is being done."""
-    constraint = before.result().constraint
-    constraint.consume(token)
-    return _Stand.of(constraint)
+    def _begin(self, row: int, turn: Turn, said: Sequence[int]) -> _Stands:
+        return {row: _tried(lambda: _Stand.of(self._constrainer.begin(turn, said)))}
 
 
-def _end_thinking(before: Future[_Stand]) -> _Stand:
-    constraint = before.result().constraint
-    constraint.end_thinking()
-    return _Stand.of(constraint)
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A row's next token, and the job that makes the stand before it. That one was submitted earlier, so it
+    has ended, or is being done, when this one begins."""
+
+    row: int
+    before: Future[_Stands]
+    token: int
+
+    def made(self) -> _Stand | MossoError:
+        stand = self.before.result()[self.row]
+        if isinstance(stand, MossoError):
+            return stand
+        stand.constraint.consume(self.token)
+        return _Stand.of(stand.constraint)
+
+
+def _advance(moves: Sequence[_Move]) -> _Stands:
+    return {move.row: _tried(move.made) for move in moves}
+
+
+def _end_thinking(row: int, before: Future[_Stands]) -> _Stands:
+    stand = before.result()[row]
+    if isinstance(stand, MossoError):
+        return {row: stand}
+    stand.constraint.end_thinking()
+    return {row: _tried(lambda: _Stand.of(stand.constraint))}
+
+
+def _tried(make: Callable[[], _Stand | MossoError]) -> _Stand | MossoError:
+    try:
+        return make()
+    except MossoError as error:
+        return error
 
 
 def words(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
@@ -156,7 +187,7 @@ def words(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
     return np.frombuffer(bytearray(whole), "<i4").reshape(len(masks), -1)
 
 
-def unpack(mask: bytes, vocab_size: int) -> np.ndarray:
-    """bool [vocab_size] of a mask in the protocol's order; it may be longer."""
-    bits = np.unpackbits(np.frombuffer(mask, np.uint8), count=vocab_size, bitorder="little")
-    return bits.view(np.bool_)
+def unpack(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
+    """bool [N, vocab_size] of masks in the protocol's order; they may be longer."""
+    packed = words(masks, vocab_size).view(np.uint8)
+    return np.unpackbits(packed, axis=1, count=vocab_size, bitorder="little").view(np.bool_)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from mosso.core.constraints import Constrainer
@@ -108,7 +107,7 @@ class Sampler:
         if not allowed.at:
             return logits
         at = torch.tensor(allowed.at).to(self._device)
-        tokens = np.stack([unpack(mask, logits.shape[-1]) for mask in allowed.masks])
+        tokens = unpack(allowed.masks, logits.shape[-1])
         return logits.index_copy(
             0, at, kernels.restrict(logits[at], torch.from_numpy(tokens).to(self._device))
         )

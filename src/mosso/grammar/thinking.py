@@ -4,8 +4,8 @@ Thinking is the content of analysis messages. Once its budget is used up,
 
 - a thought under way ends in `<|end|>`, at the end of a character: until then only bytes that complete it;
 - the header behind that is a legal one of another channel, and so is every header that comes later;
-- a final message is the last one. A model that did not think takes its answer for one of an earlier turn, ends
-  it in `<|end|>` as those are, and would go on for ever: it gets its `<|return|>`;
+- a final message is the last one. A model that did not think takes its answer for one of an earlier turn and
+  ends it in `<|end|>`, as those are; it would go on for ever, so `<|return|>` follows;
 - a thought whose header was under way is opened and closed without a word.
 
 Tokens of thinking are counted as they come, so the state follows from the turn's tokens and its budget alone.
