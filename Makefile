@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 MODEL ?= demo
 
-.PHONY: serve test check format bench clean
+.PHONY: serve test check format bench web web-check clean
 
 serve: .venv/run.stamp
 	@exec $(BIN)/mosso serve $(MODEL) $(ARGS)
@@ -24,6 +24,20 @@ format: .venv/dev.stamp
 
 bench: .venv/run.stamp
 	$(BIN)/mosso bench engine $(MODEL) $(ARGS)
+
+# The playground: its sources lie in web/, what is built of them in the package.
+web: web/node_modules/.package-lock.json
+	npm --prefix web run build
+
+# Whether the package holds what the sources build.
+web-check: web/node_modules/.package-lock.json
+	npm --prefix web test
+	npm --prefix web run build
+	@test -z "$$(git status --porcelain src/mosso/server/static)" || \
+	  { git status --short src/mosso/server/static; echo "the playground's files are not what web/ builds: make web"; exit 1; }
+
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
+	npm --prefix web ci
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*

@@ -1,3 +1,5 @@
+import { fileURLToPath } from "node:url";
+
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
@@ -13,6 +15,9 @@ const onlyWoff2 = {
 export default defineConfig({
   plugins: [react(), onlyWoff2],
   base: "/playground/",
+  // In browsers this package parses with the page's own parser, which applies the content-security policy to the
+  // style attributes of KaTeX's markup; the other parser makes plain data of them.
+  resolve: { alias: { "hast-util-from-html-isomorphic": fileURLToPath(new URL("src/html.ts", import.meta.url)) } },
   build: {
     outDir: "../src/mosso/server/static",
     emptyOutDir: true,

@@ -59,7 +59,7 @@ export function App() {
 
 function Header({ model, narrow }: { model: string | null; narrow: boolean }) {
   const { panels } = useStore();
-  const { setColorScheme } = useMantineColorScheme();
+  const { setColorScheme } = useMantineColorScheme({ keepTransitions: true }); // else it adds a style element
   const scheme = useComputedColorScheme("light");
   return (
     <header className="header">
@@ -74,7 +74,7 @@ function Header({ model, narrow }: { model: string | null; narrow: boolean }) {
       <span className="wide-only">{model}</span>
       <span className="grow" />
       <Switch
-        label="Compare"
+        label={<span className={narrow ? "visually-hidden" : undefined}>Compare</span>}
         checked={panels.compare}
         onChange={(event) => editPanels({ compare: event.currentTarget.checked })}
       />

@@ -1,0 +1,39 @@
+"""The real server on a real socket, whose model says what a test scripts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
+
+from mosso.server.app import create_app
+from mosso.server.run import serve
+from mosso.server.settings import ServerSettings
+
+TOKENIZER = small_tokenizer()
+
+
+@contextmanager
+def scripted(script: Callable[[Any], str] | str, **settings: Any) -> Iterator[tuple[str, ScriptedSource]]:
+    """A server that says the Harmony text `script` (or what it gives for a request)."""
+    say = script if callable(script) else lambda request: script
+    source = ScriptedSource(lambda request: harmony(TOKENIZER, say(request)))
+    source.batch = 8
+    app = create_app(source, TOKENIZER, ServerSettings(api=SETTINGS, drain_seconds=1.0, **settings))
+    started, urls = threading.Event(), []
+
+    def tell(url: str) -> None:
+        urls.append(url)
+        started.set()
+
+    thread = threading.Thread(target=serve, args=(app,), kwargs={"port": 0, "on_start": tell}, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield urls[0].rstrip("/"), source
+    finally:
+        app.state.lifecycle.drain()
+        thread.join(10)

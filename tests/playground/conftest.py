@@ -1,0 +1,140 @@
+"""The playground in a real Chromium: before the demo, and before servers that say what a test scripts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from scripted_server import scripted
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
+)  # fmt: skip
+expect.set_options(timeout=15_000)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if CHROMIUM is None:
+        here = Path(__file__).parent
+        for item in items:
+            if here in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="there is no Chromium"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """A page of its own profile. Whatever the console complains of fails the test that opened it."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self.url = url
+        self.context = browser.new_context(**{"viewport": {"width": 1360, "height": 850}} | options)
+        self.context.set_default_timeout(10_000)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        self.bodies: list[dict[str, Any]] = []  # of requests for responses
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._request)
+        self.page.goto(f"{url}/")
+        expect(self.message).to_be_visible()
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:", "blob:")):
+            self.foreign.append(request.url)
+        if request.url.endswith("/v1/responses") and request.method == "POST":
+            self.bodies.append(request.post_data_json)
+
+    @property
+    def message(self) -> Any:
+        return self.page.get_by_label("Message", exact=True)
+
+    def ask(self, text: str) -> None:
+        expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
+        self.message.fill(text)
+        self.message.press("Enter")
+
+    def answered(self, count: int = 1) -> None:
+        """Waits until so many answers have come to their end."""
+        expect(self.page.get_by_test_id("speed")).to_have_count(count)
+        expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
+
+    def settings(self, tab: str = "Model") -> None:
+        self.page.get_by_role("tab", name=tab).click()
+
+    def switch(self, name: str) -> None:
+        self.page.get_by_role("switch", name=name).click()
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.complaints == []
+        assert self.foreign == []
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
+    """open_tab(url): a tab that must end without a complaint."""
+    with ExitStack() as tabs:
+
+        def open_(url: str, **options: Any) -> Tab:
+            tab = Tab(browser, url, **options)
+            tabs.callback(tab.close)
+            return tab
+
+        yield open_
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of `mosso serve demo`."""
+    log = tmp_path_factory.mktemp("playground") / "log"
+    with log.open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning"],
+            stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found, log.read_text()
+        yield found.group().rstrip("/")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        process.stdout.close()
+
+
+@pytest.fixture
+def say() -> Iterator[Callable[..., str]]:
+    """say(final, thinking=""): the URL of a server whose every answer is this."""
+    with ExitStack() as servers:
+
+        def start(final: str, thinking: str = "Hm.") -> str:
+            thought = f"<|channel|>analysis<|message|>{thinking}<|end|>"
+            answer = f"<|start|>assistant<|channel|>final<|message|>{final}<|return|>"
+            return servers.enter_context(scripted(thought + answer))[0]
+
+        yield start

@@ -1,0 +1,251 @@
+"""The page itself: markdown, colours, keyboard, narrow screens, keys, and people who do not see it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+from scripted_server import scripted
+
+ROOT = Path(__file__).parents[2]
+PICTURES = os.environ.get("MOSSO_PICTURES")  # a folder: the documents' screenshots are written there
+RICH = """# Title
+
+Some **bold** text, `code`, a [link](https://example.test), and mathematics: \\(a^2 + b^2 = c^2\\).
+
+\\[ \\int_0^1 x^2 \\, dx = \\frac{1}{3} \\]
+
+```python
+def add(a: int, b: int) -> int:
+    return a + b
+```
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+- [x] done
+"""
+
+
+def picture(page, name: str) -> None:
+    if PICTURES:
+        page.wait_for_timeout(300)  # transitions
+        page.screenshot(path=f"{PICTURES}/{name}.png")
+
+
+def axe(page) -> list[str]:
+    """Serious breaches of accessibility that axe finds, each with its first element."""
+    page.mouse.move(700, 400)
+    page.wait_for_timeout(400)  # what fades in or out has not its colours yet
+    source = (ROOT / "web/node_modules/axe-core/axe.min.js").read_text()
+    page.evaluate(source)
+    found = page.evaluate("() => axe.run()")
+    return [
+        f"{breach['id']}: {breach['nodes'][0]['html'][:200]}"
+        for breach in found["violations"]
+        if breach["impact"] in ("serious", "critical")
+    ]
+
+
+needs_axe = pytest.mark.skipif(
+    not (ROOT / "web/node_modules/axe-core").exists(), reason="npm ci in web/ brings axe"
+)
+
+
+def test_markdown_code_and_mathematics(say, open_tab):
+    tab = open_tab(say(RICH))
+    tab.ask("Show me")
+    tab.answered()
+    answer = tab.page.locator(".markdown")
+    expect(answer.locator("h1")).to_have_text("Title")
+    expect(answer.locator("strong")).to_have_text("bold")
+    expect(answer.locator(".katex")).to_have_count(2)
+    expect(answer.locator("pre .hljs-keyword")).to_have_text(["def", "return"])
+    expect(answer.locator("table td")).to_have_text(["1", "2"])
+    expect(answer.get_by_role("checkbox")).to_be_checked()
+    loaded = tab.page.evaluate("async () => (await document.fonts.load('16px KaTeX_Main')).length")
+    assert loaded > 0
+
+
+@needs_axe
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1360, 390])
+def test_axe_finds_nothing_serious(say, open_tab, scheme, width):
+    tab = open_tab(say(RICH), color_scheme=scheme, viewport={"width": width, "height": 800})
+    page = tab.page
+    assert page.locator("html").get_attribute("data-mantine-color-scheme") == scheme
+    assert axe(page) == []
+    tab.ask("Show me")
+    tab.answered()
+    page.locator(".thinking summary").click()
+    assert axe(page) == []
+    if width > 1000:
+        picture(page, scheme)
+        for name in ("Tools", "Format"):
+            tab.settings(name)
+            if name == "Tools":
+                page.get_by_role("button", name="Add a function").click()
+            assert axe(page) == []
+        page.get_by_role("button", name="Raw Harmony").click()
+        page.get_by_role("button", name="Export").click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert axe(page) == []
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Engine").click()
+        page.get_by_test_id("running").wait_for()
+        assert axe(page) == []
+    else:
+        picture(page, f"narrow-{scheme}")
+        for panel in ("Conversations", "Settings", "Engine"):
+            page.get_by_role("button", name=panel, exact=True).click()
+            assert axe(page) == []
+
+
+def test_colours_may_be_changed_and_are_kept(say, open_tab):
+    tab = open_tab(say("fine"), color_scheme="light")
+    html = tab.page.locator("html")
+    tab.page.get_by_role("button", name="Dark colours").click()
+    expect(html).to_have_attribute("data-mantine-color-scheme", "dark")
+    tab.page.reload()
+    expect(html).to_have_attribute("data-mantine-color-scheme", "dark")
+
+
+def test_a_narrow_screen_shows_one_thing_at_a_time(say, open_tab):
+    tab = open_tab(say("fine"), viewport={"width": 390, "height": 800})
+    page = tab.page
+    expect(page.get_by_role("complementary")).to_have_count(0)
+    expect(page.get_by_role("navigation")).to_have_count(0)
+    tab.ask("Hi")
+    tab.answered()
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label("Developer text")).to_be_visible()
+    page.get_by_role("button", name="Conversations").click()
+    expect(page.get_by_label("Developer text")).to_be_hidden()
+    page.get_by_role("button", name="Hi", exact=True).click()
+    expect(page.get_by_role("navigation")).to_have_count(0)
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0
+
+
+def test_everything_is_reached_with_the_keyboard(say, open_tab):
+    tab = open_tab(say("fine"))
+    page = tab.page
+    expect(tab.message).to_be_focused()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    page.keyboard.press("Enter")
+    tab.answered()
+    expect(page.locator(".question")).to_have_text("one\ntwo")
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                "(e => e.getAttribute('aria-label') || e.textContent.trim())(document.activeElement)"
+            )
+        )
+    wanted = {
+        "Conversations",
+        "Engine",
+        "Settings",
+        "New conversation",
+        "Edit the question",
+        "Copy the answer",
+    }
+    assert wanted <= reached
+
+
+def test_an_answer_is_stopped(open_tab):
+    text = "<|channel|>final<|message|>" + "word " * 400 + "<|return|>"
+    with scripted(text) as (url, source):
+
+        async def slowly(request) -> None:
+            await asyncio.sleep(0.02)
+
+        source.gate = slowly
+        tab = open_tab(url)
+        tab.ask("Talk")
+        answer = tab.page.get_by_role("region", name="Answer")
+        expect(answer).to_contain_text("word word")
+        tab.page.get_by_role("button", name="Stop").click()
+        expect(answer).to_contain_text("Stopped.")
+        assert len(source.aborted) == 1
+        tab.ask("Again")
+        expect(tab.page.get_by_role("button", name="Stop")).to_be_visible()
+        assert tab.bodies[1]["input"][1]["content"][0]["text"].startswith("word word")
+        tab.page.get_by_role("button", name="Stop").click()
+
+
+def test_thinking_is_shown_live(open_tab):
+    thinking = "<|channel|>analysis<|message|>" + "hmm " * 100 + "<|end|>"
+    answer = "<|start|>assistant<|channel|>final<|message|>done<|return|>"
+    with scripted(thinking + answer) as (url, source):
+
+        async def slowly(request) -> None:
+            await asyncio.sleep(0.03)
+
+        source.gate = slowly
+        tab = open_tab(url)
+        tab.ask("Think")
+        summary = tab.page.locator(".thinking summary")
+        expect(summary).to_contain_text(re.compile(r"Thinking for [1-9]\d*\.\d s|Thinking for 0\.[3-9] s"))
+        expect(tab.page.locator(".thought")).to_be_visible()
+        tab.page.get_by_role("button", name="Answer now").click()
+        expect(tab.page.get_by_role("button", name="Answer now")).to_be_disabled()
+        tab.answered()
+        expect(summary).to_contain_text("Thought for")
+        assert len(source.thought) == 1
+
+
+def test_errors_are_told(open_tab):
+    with scripted("<|channel|>final<|message|>x<|return|>") as (url, _):
+        tab = open_tab(url)
+        tab.page.get_by_label("Most tokens", exact=True).fill("1")
+        tab.ask("x" * 5000)
+        expect(tab.page.get_by_role("alert")).to_contain_text("maximum context length")
+        tab.complaints.clear()  # the console tells a 400 by itself
+
+
+def test_the_raw_tokens(say, open_tab):
+    tab = open_tab(say("the answer"))
+    tab.ask("Hi")
+    tab.answered()
+    tab.page.get_by_role("button", name="Raw Harmony").click()
+    output = tab.page.get_by_role("region", name="Output tokens")
+    expect(output).to_have_text(
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>the answer<|return|>"
+    )
+    expect(tab.page.get_by_role("region", name="Prompt tokens")).to_contain_text(
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant"
+    )
+
+
+@pytest.mark.measure
+def test_measure_first_paint_and_long_answers(open_tab, capsys):
+    """Not run by default: prints what docs/performance.md tells. `pytest -m measure tests/playground`."""
+    text = "<|channel|>final<|message|>" + (RICH * 12)[:2000] + "<|return|>"
+    with scripted(text) as (url, source):
+        source.batch = 1
+
+        async def slowly(request) -> None:
+            await asyncio.sleep(0.004)
+
+        source.gate = slowly
+        tab = open_tab(url)
+        paint = tab.page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        tab.page.evaluate(
+            "() => { window.long = []; new PerformanceObserver(list => window.long.push("
+            "...list.getEntries().map(e => e.duration))).observe({type: 'longtask'}); }"
+        )
+        tab.ask("Talk")
+        expect(tab.page.get_by_test_id("speed")).to_be_visible(timeout=60_000)
+        long = tab.page.evaluate("() => window.long")
+        with capsys.disabled():
+            print(f"\nfirst contentful paint {paint:.0f} ms; tasks over 50 ms: {sorted(map(round, long))}")

@@ -1,0 +1,1 @@
+export { fromHtml as fromHtmlIsomorphic } from "hast-util-from-html";
