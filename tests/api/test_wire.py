@@ -60,7 +60,7 @@ def test_what_is_no_json_object_is_refused(body):
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"metadata": {"a": 5}}, "metadata.a"),
         ({"store": True}, "store"),
-        ({"service_tier": "flex"}, "service_tier"),
+        ({"service_tier": "scale"}, "service_tier"),
         ({"reasoning_effort": "enormous"}, "reasoning_effort"),
         ({"nonsense": 1}, "nonsense"),
         ({"": 1}, ""),

@@ -24,6 +24,7 @@ from mosso.api.sampling import check_stop_strings, check_stream_options, choice_
 from mosso.api.settings import ApiSettings
 from mosso.api.structure import turn_of, with_turn
 from mosso.api.thoughts import Thoughts, ThoughtStore
+from mosso.api.tiers import ServedTier, served_tier
 from mosso.api.usage import Report, Usage, sum_counts
 from mosso.api.wire import check_model
 from mosso.core.constraints import Turn
@@ -46,6 +47,7 @@ class ChatJob:
     options: ChatOptions
     top_logprobs: int | None
     cache_salt: str  # the caller's scope is in it
+    service_tier: ServedTier
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -110,11 +112,12 @@ class ChatService:
         prompt = self.prompt_tokens(body, caller, before)
         options = body.stream_options if body.stream else None
         job_id = f"chatcmpl-{uuid.uuid4().hex}"
+        requests = self._requests(job_id, body, prompt, limits, caller, turn)
         return ChatJob(
             id=job_id,
             created=self._settings.now(),
             model=body.model or self._settings.model,
-            requests=self._requests(job_id, body, prompt, limits, caller, turn),
+            requests=requests,
             options=ChatOptions(
                 functions=bool(body.tools) and body.tool_choice != "none",
                 parallel=body.parallel_tool_calls,
@@ -124,6 +127,7 @@ class ChatService:
             ),
             top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             cache_salt=caller.salt(body.cache_salt),
+            service_tier=served_tier(body.service_tier, requests[0].priority),
             stream=body.stream,
             include_usage=bool(options and options.include_usage),
             continuous_usage=bool(options and options.continuous_usage_stats),
@@ -207,7 +211,7 @@ class ChatService:
             "model": job.model,
             "choices": [fold.choice(index, self._tokenizer, fields, top) for index, fold in enumerate(folds)],
             "usage": _usage(choices),
-            "service_tier": "default",
+            "service_tier": job.service_tier,
             "system_fingerprint": FINGERPRINT,
         }
         return to_json(answer)
@@ -223,6 +227,7 @@ class ChatService:
             fields=self._settings.reasoning_fields,
             top=job.top_logprobs,
             usage_field=job.include_usage,
+            service_tier=job.service_tier,
         )
         opened: set[int] = set()
         async with self._events(job, choices, report) as events:

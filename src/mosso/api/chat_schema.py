@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
 from mosso.api.thinking import EffortName, ReasoningFields, same, thinking_budget
+from mosso.api.tiers import ServedTier
 from mosso.api.usage import Usage
 from mosso.api.wire import Off, WireModel
 
@@ -150,7 +151,6 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: int | None = Field(None, ge=1)
     modalities: list[Literal["text"]] | None = Field(None, min_length=1)
     store: Off | None = None
-    service_tier: Literal["auto", "default"] | None = None
     # Accepted and without effect here, as documented: they serve OpenAI's own dashboards, abuse checks and
     # cache routing.
     metadata: Metadata | None = Field(None, max_length=16)
@@ -225,7 +225,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    service_tier: Literal["default"] = "default"
+    service_tier: ServedTier = "default"
     system_fingerprint: str
 
 
@@ -265,5 +265,5 @@ class ChatCompletionChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    service_tier: Literal["default"] = "default"
+    service_tier: ServedTier = "default"
     system_fingerprint: str

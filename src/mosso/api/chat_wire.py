@@ -13,6 +13,7 @@ from pydantic_core import to_json
 import mosso
 from mosso.api.deltas import CallArguments, CallStarted, ContentText, Delta, Finished, ReasoningText
 from mosso.api.settings import ReasoningFields
+from mosso.api.tiers import ServedTier
 from mosso.api.usage import Usage
 from mosso.core.requests import TokenLogprob
 from mosso.harmony.tokenizer import Tokenizer
@@ -65,13 +66,14 @@ class ChunkWriter:
         fields: ReasoningFields,
         top: int | None,
         usage_field: bool,
+        service_tier: ServedTier,
     ) -> None:
         head = {
             "id": id,
             "object": "chat.completion.chunk",
             "created": created,
             "model": model,
-            "service_tier": "default",
+            "service_tier": service_tier,
             "system_fingerprint": FINGERPRINT,
         }
         self._head = to_json(head)[:-1]

@@ -64,6 +64,7 @@ from mosso.api.settings import ApiSettings
 from mosso.api.structure import with_turn
 from mosso.api.thinking import effort_named
 from mosso.api.thoughts import Thoughts, ThoughtStore
+from mosso.api.tiers import served_tier
 from mosso.api.usage import Report, TokenCounts
 from mosso.api.wire import check_model
 from mosso.core.errors import (
@@ -137,6 +138,7 @@ class Answer:
             model=job.model,
             output=[dict(item) for item in self.machine.output],
             parallel_tool_calls=body.parallel_tool_calls,
+            service_tier=served_tier(body.service_tier, job.request.priority),
             previous_response_id=body.previous_response_id,
             reasoning={"effort": body.reasoning.effort or job.effort, "summary": None},
             store=self.stored,

@@ -22,6 +22,7 @@ from mosso.api.responses_tool_schema import (
 )
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
 from mosso.api.thinking import EffortName, thinking_budget
+from mosso.api.tiers import ServedTier, ServiceTier
 from mosso.api.wire import Off, SchemaOf, Sparse, WireModel, WireRequest
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -231,7 +232,7 @@ class ResponsesRequest(WireRequest):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     cache_salt: str = Field("", max_length=256)
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: ServiceTier | None = None
     # Accepted and without effect here, as documented: they serve OpenAI's own dashboards, abuse checks and
     # cache routing.
     user: str | None = None
@@ -256,7 +257,7 @@ class ResponsesRequest(WireRequest):
 
     @property
     def sampling(self) -> SamplingFields:
-        shared = {"temperature", "top_p", "top_k", "min_p", "seed", "priority", "cache_salt"}
+        shared = {"temperature", "top_p", "top_k", "min_p", "seed", "priority", "cache_salt", "service_tier"}
         return SamplingFields.model_validate(self.model_dump(include=shared))
 
 
@@ -305,7 +306,7 @@ class ResponseObject(BaseModel):
     parallel_tool_calls: bool
     previous_response_id: str | None
     reasoning: dict[str, str | None]
-    service_tier: Literal["default"] = "default"
+    service_tier: ServedTier = "default"
     store: bool
     temperature: float
     text: dict[str, Any]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mosso.api.caller import Caller
 from mosso.api.settings import SamplingDefaults
+from mosso.api.tiers import ServiceTier, rank_of
 from mosso.api.wire import WireModel, WireRequest
 from mosso.core.constraints import TurnConstraint
 from mosso.core.errors import RequestError, UnsupportedError
@@ -50,6 +51,7 @@ class SamplingFields(WireRequest):
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     priority: int = Field(0, ge=-(2**31), lt=2**31)
+    service_tier: ServiceTier | None = None
     cache_salt: str = Field("", max_length=256)
     user: str | None = None  # no effect here, as at OpenAI
 
@@ -124,7 +126,7 @@ def choice_requests(
             id=f"{job_id}-{choice}",
             prompt=prompt,
             sampling=replace(sampling, seed=choice_seed(sampling.seed, choice)),
-            priority=caller.rank(fields.priority),
+            priority=rank_of(caller, fields.priority, fields.service_tier),
             tenant=caller.scope,
             choice=choice,
             cache_salt=caller.salt(fields.cache_salt),
