@@ -6,6 +6,7 @@ import ollama
 import pytest
 from mosso_fakes import harmony, small_tokenizer
 
+from mosso.api.ollama_schema import OllamaChatAnswer, OllamaGenerateAnswer
 from mosso.core.requests import FinishReason, TokenEvent
 
 TOKENIZER = small_tokenizer()
@@ -65,6 +66,21 @@ OPTIONS = {"top_k": 5, "top_p": 0.5, "min_p": 0.1, "temperature": 0.7, "seed": 7
            "presence_penalty": 0.2, "frequency_penalty": 0.3, "num_predict": 9}  # fmt: skip
 LOADING = {"num_ctx": 8192, "num_gpu": 1, "use_mmap": True, "num_keep": 4, "repeat_last_n": 64, "tfs_z": 1,
            "mirostat": 0, "typical_p": 1.0, "penalize_newline": True, "num_thread": 8}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "kind"),
+    [
+        ("/api/chat", {"messages": USER, "tools": TOOLS, "logprobs": True}, OllamaChatAnswer),
+        ("/api/generate", {"prompt": "hi", "logprobs": True}, OllamaGenerateAnswer),
+    ],
+)
+def test_every_line_is_what_the_document_says(serve, path, asked, kind):
+    server = serve(agent)
+    streamed = server.post(path, {"model": "test"} | asked).text.splitlines()
+    whole = server.post(path, {"model": "test", "stream": False} | asked).text
+    for line in [*streamed, whole]:
+        assert kind.model_validate_json(line, extra="forbid", strict=True)
 
 
 def test_options_have_their_effect(serve):

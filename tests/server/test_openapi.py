@@ -7,7 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from mosso_fakes import harmony, small_tokenizer
 
+from mosso.core.errors import OverloadedError, UnavailableError
+from mosso.core.requests import FinishReason, TokenEvent
 from mosso.server.keys import FixedKeys, Key
 from mosso.server.tenants import Tenants
 from mosso.server.usage_store import UsageStore
@@ -16,6 +19,7 @@ HERE = Path(__file__).parent
 
 
 KEY = "sk-mosso-ann"
+TOKENIZER = small_tokenizer()
 
 
 @pytest.fixture
@@ -48,6 +52,28 @@ def test_every_check_where_a_key_is_needed(keyed):
     header = f"Authorization: Bearer {KEY}"
     keyed.source.batch = 8
     schemathesis(keyed.url, "--seed", "1", "--phases", "fuzzing", "-n", "5", "-H", header)
+
+
+def burning(request):
+    yield TokenEvent(request.id, harmony(TOKENIZER, "<|channel|>final<|message|>He"))
+    yield TokenEvent(request.id, (), finish=FinishReason.ERROR, error="it burns")
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"script": burning},
+        {"limits_error": UnavailableError("The engine is starting.")},
+        {"start_error": OverloadedError("full", retry_after=2)},
+    ],
+)
+def test_what_is_answered_in_trouble_is_declared_too(serve, trouble):
+    """Failures before the first token are statuses, those after it events."""
+    server = serve(api={"aliases": ("demo",)})
+    for name, value in trouble.items():
+        setattr(server.source, name, value)
+    without = ("--exclude-checks", "not_a_server_error")
+    schemathesis(server.url, "--seed", "1", "--phases", "fuzzing", "-n", "5", *without)
 
 
 def test_which_operations_need_a_key(keyed):
