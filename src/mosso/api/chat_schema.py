@@ -11,7 +11,7 @@ from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
 from mosso.api.thinking import EffortName, ReasoningFields, same, thinking_budget
 from mosso.api.tiers import ServedTier
 from mosso.api.usage import Usage
-from mosso.api.wire import Off, WireModel
+from mosso.api.wire import MAX_MESSAGES, Off, WireModel
 
 Metadata = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -134,7 +134,7 @@ class ChatRequest(SamplingFields):
         "verbosity": "gpt-oss has no such control; say it in the system message.",
     }
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     tools: list[Tool] | None = Field(None, max_length=512)
     tool_choice: Literal["auto", "none", "required"] | NamedToolChoice | None = None
     parallel_tool_calls: bool = True

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from mosso.api.sampling import StopText
-from mosso.api.wire import Off, WireModel, WireRequest
+from mosso.api.wire import MAX_MESSAGES, Off, WireModel, WireRequest
 
 
 class Block(WireModel):
@@ -125,7 +125,9 @@ class CountTokensRequest(WireRequest):
     }
 
     model: str
-    messages: list[Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]] = Field(min_length=1)
+    messages: list[Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]] = Field(
+        min_length=1, max_length=MAX_MESSAGES
+    )
     system: str | list[TextBlock] | None = None
     tools: list[MessagesTool] | None = Field(None, max_length=512)
     tool_choice: ToolUse | None = None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from mosso.api.chat_schema import TokenLogprobEntry, Tool
 from mosso.api.completion_schema import TokenId
 from mosso.api.sampling import MAX_TOP_LOGPROBS, StopText
-from mosso.api.wire import Off, WireModel, WireRequest
+from mosso.api.wire import MAX_MESSAGES, Off, WireModel, WireRequest
 
 
 class OllamaFunction(WireModel):
@@ -94,7 +94,7 @@ class OllamaRequest(WireRequest):
 class OllamaChatRequest(OllamaRequest):
     """The body of POST /api/chat. Without messages it asks for the model to be loaded."""
 
-    messages: list[OllamaMessage] = Field(default_factory=list)
+    messages: list[OllamaMessage] = Field(default_factory=list, max_length=MAX_MESSAGES)
     tools: list[Tool] | None = Field(None, max_length=512)
 
 

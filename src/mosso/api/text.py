@@ -12,7 +12,7 @@ from mosso.api.chat_schema import ChatMessage, ChatRequest, Tool
 from mosso.api.completion_schema import TokenId
 from mosso.api.completions import check_token_ids
 from mosso.api.settings import ApiSettings
-from mosso.api.wire import WireRequest, check_model
+from mosso.api.wire import MAX_MESSAGES, WireRequest, check_model
 from mosso.core.errors import RequestError
 from mosso.core.source import TokenSource
 from mosso.harmony.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ class TokenizeRequest(WireRequest):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1)
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
     tools: list[Tool] | None = None
     return_token_strs: bool = False
 

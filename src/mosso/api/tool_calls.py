@@ -20,6 +20,8 @@ from mosso.core.errors import RequestError
 from mosso.harmony.conversation import FunctionTool, ToolNamespace
 
 FUNCTIONS = "functions"
+MAX_SCHEMA_CHARS = 256 << 10
+MAX_SCHEMA_DEPTH = 64
 _OWN = "user_"  # a client's function with a taken name is shown with this before it
 _TAKEN = frozenset({
     "python", "browser", "container", "functions",  # namespaces that the model was trained on
@@ -78,10 +80,12 @@ def _function(tool: Tool, where: str) -> FunctionTool:
 
 
 def check_schema(schema: Mapping[str, Any], where: str, *, any_type: bool = False) -> None:
-    """RequestError unless `schema` is a JSON schema (draft 2020-12), of type object or with `any_type`."""
+    """RequestError unless `schema` is a JSON schema (draft 2020-12), of type object or with `any_type`, and
+    within the limits of size and depth."""
     try:
         text = json.dumps(schema, allow_nan=False)
-        complaint = _schema_complaint(text)
+        large = f"it is longer than {MAX_SCHEMA_CHARS} characters" if len(text) > MAX_SCHEMA_CHARS else None
+        complaint = large or _schema_complaint(text)
         if complaint is None and not any_type and schema.get("type") != "object":
             complaint = "its type must be 'object'"
     except ValueError:
@@ -92,9 +96,21 @@ def check_schema(schema: Mapping[str, Any], where: str, *, any_type: bool = Fals
         raise RequestError(f"{where} is not a valid JSON schema: {complaint}.", param=where)
 
 
+def _is_deeper(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        values = [part.values() if isinstance(part, dict) else part for part in level]
+        level = [part for parts in values for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 @lru_cache(maxsize=1024)  # agents send the same tools with every turn
 def _schema_complaint(text: str) -> str | None:
     schema = json.loads(text)
+    if _is_deeper(schema, MAX_SCHEMA_DEPTH):
+        return f"it is nested deeper than {MAX_SCHEMA_DEPTH} levels"
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:

@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     TypeAdapter,
     ValidationError,
@@ -23,7 +24,12 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_js
 from mosso.core.errors import NotFoundError, RequestError, UnsupportedError
 
 M = TypeVar("M", bound="WireRequest")
+MAX_FIELDS = 10_000
+"""Of one object anywhere in a request."""
+MAX_MESSAGES = 32_768
+"""Of one conversation. No context holds more: each takes four tokens at least."""
 _NULL = {"type": "null"}
+_MOST_REPAIRS = 16  # readings of a request in which numbers are made whole
 
 
 def _off(value: bool) -> bool:
@@ -36,10 +42,27 @@ Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"type": "boolean", "
 """A switch of the dialect that cannot be on here. Not a Literal[False], which also takes 0."""
 
 
+def _end_lists_early(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _end_lists_early(part)
+
+
 class WireModel(BaseModel):
     """A part of a request: unknown fields are refused, types are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Reading a list ends at its first mistake: a million of them would cost half a minute to tell."""
+        schema = handler(source)
+        _end_lists_early(schema)
+        return schema
 
 
 class Sparse(WireModel):
@@ -88,7 +111,28 @@ def read_json(body: bytes) -> dict[str, Any]:
         raise RequestError(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(data, dict):
         raise RequestError("The request body must be a JSON object.", code="invalid_json")
+    if body.count(b",") >= MAX_FIELDS:  # else no object is so large
+        _check_sizes(data)
     return data
+
+
+def _check_sizes(data: dict[str, Any]) -> None:
+    """RequestError names an object that has too many fields."""
+    todo: list[tuple[str, Any]] = list(data.items())
+    if len(data) > MAX_FIELDS:
+        raise RequestError(f"The request has more than {MAX_FIELDS} fields.", code="object_too_large")
+    while todo:
+        param, value = todo.pop()
+        if isinstance(value, dict):
+            if len(value) > MAX_FIELDS:
+                raise RequestError(
+                    f"{path_text([param])} has an object with more than {MAX_FIELDS} fields.",
+                    param=path_text([param]),
+                    code="object_too_large",
+                )
+            value = value.values()
+        if not isinstance(value, str | int | float | None):
+            todo += [(param, part) for part in value if isinstance(part, dict | list)]
 
 
 def parse_request(kind: type[M], body: bytes) -> M:
@@ -104,11 +148,12 @@ def parse_request(kind: type[M], body: bytes) -> M:
 
 
 def _validated(kind: type[M], data: dict[str, Any]) -> M:
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        if not _made_whole(error, data):
-            raise
+    for _ in range(_MOST_REPAIRS):
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            if not _made_whole(error, data):
+                raise
     return kind.model_validate(data)
 
 
@@ -123,6 +168,8 @@ def _made_whole(error: ValidationError, data: Any) -> bool:
             for step in way:
                 owner = owner[step]
             owner[last] = int(number)
+            if isinstance(owner, list):  # reading it ended here: what follows is of the same kind
+                owner[:] = [int(n) if isinstance(n, float) and n.is_integer() else n for n in owner]
             found = True
     return found
 
