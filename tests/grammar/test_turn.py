@@ -113,6 +113,8 @@ def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenize
         (Grammar(GrammarKind.JSON_SCHEMA, '{"uniqueItems": true, "x-guidance": {"lenient": true}}', "where"),
          ["uniqueItems"]),
         (Grammar(GrammarKind.JSON_SCHEMA, '{"type": "string", "format": "foo"}', "where"), ["format", "foo"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"oneOf": [{"type": "number"}, {"type": "integer"}]}', "where"),
+         ["oneOf", "anyOf"]),
         (Grammar(GrammarKind.JSON_SCHEMA, "false", "where"), ["false"]),
         (Grammar(GrammarKind.JSON_SCHEMA, '{"$ref": "#"}', "where"), ["admits nothing"]),
         (Grammar(GrammarKind.JSON_SCHEMA, "{", "where"), ["JSON"]),
@@ -182,3 +184,15 @@ def test_a_folder_without_tokenizer_json(tmp_path):
 def test_constraints_cross_a_socket():
     turn = TurnConstraint(FORMED, CALLS)
     assert pickle.loads(pickle.dumps(turn)) == turn
+
+
+def test_one_of_branches_that_cannot_both_match(allowed):
+    def tagged(kind):
+        return {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}
+
+    turn = TurnConstraint(Grammar(GrammarKind.JSON_SCHEMA, json.dumps({"oneOf": [tagged("a"), tagged("f")]})))
+    assert allowed(turn, FINAL + '{"kind":"') == {"a", "f"}
+    turn = TurnConstraint(
+        Grammar(GrammarKind.JSON_SCHEMA, '{"oneOf": [{"type": "null"}, {"type": "boolean"}]}')
+    )
+    assert allowed(turn, FINAL) >= {"n", "t", "f"}

@@ -19,6 +19,11 @@ from mosso.grammar.vocabulary import open_vocabulary
 
 MAX_COMPILED = 256  # turns kept; a client sends the same schema and tools with every request
 LIMITS = LLParserLimits(verbose_errors=False)  # the state of a parser tells a client nothing
+ONE_OF = (
+    "oneOf is honoured only where no value can match two of its branches (by type, by a required constant); "
+    "say anyOf where that does not matter."
+)
+"""Instead of the library's advice to switch on what would weaken the schema."""
 
 _Compilable = TurnConstraint | tuple[str, ...]  # a turn's form; or the recipients of one that has none
 
@@ -102,6 +107,6 @@ def _complaint(grammar: Grammar, vocabulary: LLTokenizer) -> str | None:
         return None
     matcher = LLMatcher(vocabulary, content_grammar(grammar), log_level=0, limits=LIMITS)
     if matcher.is_error():
-        return matcher.get_error()
+        return ONE_OF if "coerce_one_of" in matcher.get_error() else matcher.get_error()
     matcher.compute_bitmask()  # only now is a schema seen that refers to itself and to nothing else
     return "It admits nothing." if matcher.is_error() else None
