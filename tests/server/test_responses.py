@@ -167,7 +167,7 @@ BAD = [
     ({"input": "hi", "include": ["web_search_call.results"]}, "include[0]"),
     ({"input": "hi", "background": True, "store": False}, "background"),
     ({"input": "hi", "tool_choice": "required"}, "tool_choice"),
-    ({"input": "hi", "tools": [{"type": "code_interpreter"}]}, "tools[0].type"),
+    ({"input": "hi", "tools": [{"type": "local_shell"}]}, "tools[0].type"),
     ({"input": "hi", "tools": [ADD, ADD]}, "tools[1].name"),
     ({"input": "hi", "tools": [ADD], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice"),
     ({"input": "hi", "text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),

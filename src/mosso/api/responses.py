@@ -18,6 +18,7 @@ from mosso.api.errors import detail_of
 from mosso.api.generation import closing
 from mosso.api.observer import Observer
 from mosso.api.responses_background import Run, with_ending
+from mosso.api.responses_functions import client_tools
 from mosso.api.responses_items import (
     Memory,
     approved_calls,
@@ -29,10 +30,12 @@ from mosso.api.responses_items import (
 )
 from mosso.api.responses_schema import (
     STORED_ITEMS,
+    CustomTool,
     FunctionTool,
     IncompleteDetails,
     InputTokensDetails,
     Item,
+    NamespaceTool,
     OutputTokensDetails,
     ReasoningItem,
     ResponseError,
@@ -329,8 +332,10 @@ class ResponsesService:
             return self._sealer.seal(job.scope, text)
 
         body = job.body
+        offered = {tool.plain: tool for tool in client_tools(body)} if body.tool_choice != "none" else {}
         options = ResponseOptions(
-            functions=bool(body.functions) and body.tool_choice != "none",
+            functions=bool(offered),
+            tools=offered,
             hosted=job.toolset.find,
             most_calls=min(body.max_tool_calls or MOST_CALLS, MOST_CALLS),
             parallel=body.parallel_tool_calls,
@@ -635,12 +640,20 @@ def _without_oldest_turn(said: list[Message]) -> list[Message]:
     return said[users[1] :] if len(users) > 1 else []
 
 
+def _function_json(tool: FunctionTool) -> dict[str, Any]:
+    rare = {"defer_loading", "allowed_callers", "output_schema"}
+    given = tool.model_dump(include=rare, exclude_none=True)
+    return tool.model_dump(exclude=rare) | {"strict": bool(tool.strict)} | given
+
+
 def _tools_json(body: ResponsesRequest) -> list[dict[str, Any]]:
     """The tools that the request has, as it named them; what lets one into a server is not told again."""
     told = []
     for tool in body.tools:
         if isinstance(tool, FunctionTool):
-            told.append(tool.model_dump() | {"strict": bool(tool.strict)})
+            told.append(_function_json(tool))
+        elif isinstance(tool, CustomTool | NamespaceTool):
+            told.append(tool.model_dump(exclude_none=True))
         elif isinstance(tool, McpServerTool):
             told.append(tool.model_dump(exclude={"headers", "authorization"}, exclude_none=True))
         elif isinstance(tool, CodeInterpreterTool):

@@ -15,12 +15,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mosso.api.responses_functions import client_tools, plain_name
 from mosso.api.responses_hosted import error_text
 from mosso.api.responses_schema import (
     TYPED_ITEM,
+    CustomToolCallItem,
+    CustomToolCallOutputItem,
     FunctionCallItem,
     FunctionCallOutputItem,
-    FunctionTool,
     InputText,
     Item,
     MessageItem,
@@ -37,7 +39,7 @@ from mosso.api.responses_tool_schema import (
 )
 from mosso.api.responses_toolset import Toolset
 from mosso.api.thoughts import Thoughts
-from mosso.api.tool_calls import FUNCTIONS, check_schema, recipient, shown_name
+from mosso.api.tool_calls import FUNCTIONS, recipient
 from mosso.api.wire import as_request_error
 from mosso.core.errors import RequestError
 from mosso.harmony.conversation import Channel, DeveloperContent, Message, Role, ToolNamespace
@@ -49,6 +51,8 @@ _PREFIX = {
     "message": "msg",
     "function_call": "fc",
     "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
     "reasoning": "rs",
     "mcp_list_tools": "mcpl",
     "mcp_call": "mcp",
@@ -156,7 +160,7 @@ def text_of(item: Item) -> str:
             return "\n".join(part.refusal if isinstance(part, Refusal) else part.text for part in parts)
         case FunctionCallItem():
             return item.arguments
-        case FunctionCallOutputItem():
+        case FunctionCallOutputItem() | CustomToolCallOutputItem():
             output = item.output
             return output if isinstance(output, str) else "\n".join(part.text for part in output)
         case ReasoningItem():
@@ -166,23 +170,9 @@ def text_of(item: Item) -> str:
 
 
 def _functions(body: ResponsesRequest) -> tuple[HarmonyFunction, ...]:
-    """Checked definitions; none with tool_choice none, as what the model does not see it does not call."""
-    seen: set[str] = set()
-    for position, tool in enumerate(body.tools):
-        if not isinstance(tool, FunctionTool):
-            continue
-        where = f"tools[{position}]"
-        if tool.name in seen:
-            raise RequestError(f"There are two tools named {tool.name!r}.", param=f"{where}.name")
-        if tool.parameters:
-            check_schema(tool.parameters, f"{where}.parameters")
-        seen.add(tool.name)
-    if body.tool_choice == "none":
-        return ()
-    return tuple(
-        HarmonyFunction(shown_name(tool.name), tool.description or "", tool.parameters or None)
-        for tool in body.functions
-    )
+    """None with tool_choice none: what the model does not see it does not call."""
+    tools = client_tools(body)
+    return () if body.tool_choice == "none" else tuple(tool.function() for tool in tools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +200,7 @@ class _History:
         self._items = items
         self._memory = memory
         self._last_final = max((i for i, item in enumerate(items) if _is_final(item)), default=-1)
-        self._called: dict[str, str] = {}  # call id → function
+        self._called: dict[str, str] = {}  # call id → the function's Harmony name
         self._asked: dict[str, McpApprovalRequestItem] = {}  # by id
         self._answered = {i.approval_request_id for i in items if isinstance(i, McpApprovalResponseItem)}
         self._told = False  # thinking or a preamble stands before the next call
@@ -224,10 +214,14 @@ class _History:
                     if recent and (text := self._memory.thinking_of(item)):
                         yield Message(Role.ASSISTANT, text, channel=Channel.ANALYSIS)
                 case FunctionCallItem():
-                    self._called[item.call_id] = item.name
+                    name = self._named(item)
                     yield from self._before(item.call_id, recent)
-                    yield _call(recipient(item.name), item.arguments)
-                case FunctionCallOutputItem():
+                    yield _call(name, item.arguments)
+                case CustomToolCallItem():
+                    name = self._named(item)
+                    yield from self._before(item.call_id, recent)
+                    yield _call(name, item.input, content_type=None)
+                case FunctionCallOutputItem() | CustomToolCallOutputItem():
                     yield _output(item, self._called)
                 case McpCallItem():
                     yield from self._mcp_call(item, recent)
@@ -244,6 +238,11 @@ class _History:
                 case MessageItem() if item.role == "user":
                     self._told = False
                     yield Message(Role.USER, text_of(item))
+
+    def _named(self, item: FunctionCallItem | CustomToolCallItem) -> str:
+        name = recipient(plain_name(item.name, item.namespace))
+        self._called[item.call_id] = name
+        return name
 
     def _before(self, call_id: str, recent: bool) -> Iterator[Message]:
         """What stood before a call, where the items do not say it."""
@@ -304,23 +303,23 @@ def _is_final(item: Item) -> bool:
     return isinstance(item, MessageItem) and item.role == "assistant" and item.phase != "commentary"
 
 
-def _call(name: str, arguments: str) -> Message:
+def _call(name: str, arguments: str, content_type: str | None = CALL_CONTENT_TYPE) -> Message:
     return Message(
         Role.ASSISTANT,
         arguments,
         channel=Channel.COMMENTARY,
         recipient=name,
-        content_type=CALL_CONTENT_TYPE,
+        content_type=content_type,
     )
 
 
-def _output(item: FunctionCallOutputItem, called: dict[str, str]) -> Message:
+def _output(item: FunctionCallOutputItem | CustomToolCallOutputItem, called: dict[str, str]) -> Message:
     name = called.get(item.call_id)
     if name is None:
         raise RequestError(
             f"No tool call found for function call output with call_id {item.call_id[:80]!r}.", param="input"
         )
-    return _result(recipient(name), text_of(item))
+    return _result(name, text_of(item))
 
 
 def _result(name: str, text: str) -> Message:

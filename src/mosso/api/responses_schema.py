@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from mosso.api.chat_schema import Metadata
 from mosso.api.responses_tool_schema import (
@@ -75,7 +75,7 @@ class FunctionCallItem(Sparse):
     arguments: str
     id: ItemId | None = None
     status: Status | None = None
-    namespace: None = None
+    namespace: str | None = None
     caller: None = None
     async_: None = Field(None, alias="async")
     parsed_arguments: Any = None  # the SDK's own addition
@@ -89,6 +89,34 @@ class FunctionCallOutputItem(Sparse):
     output: str | list[InputText]
     id: ItemId | None = None
     status: Status | None = None
+    name: str | None = None  # the call's own; what the call id says counts
+    namespace: str | None = None
+
+
+class CustomToolCallItem(Sparse):
+    """The model called a free-text tool."""
+
+    type: Literal["custom_tool_call"]
+    call_id: ItemId
+    name: str = Field(min_length=1)
+    input: str
+    id: ItemId | None = None
+    status: Status | None = None
+    namespace: str | None = None
+    caller: None = None
+    async_: None = Field(None, alias="async")
+
+
+class CustomToolCallOutputItem(Sparse):
+    """What the free-text tool gave."""
+
+    type: Literal["custom_tool_call_output"]
+    call_id: ItemId
+    output: str | list[InputText]
+    id: ItemId | None = None
+    status: Status | None = None
+    name: str | None = None
+    namespace: str | None = None
 
 
 class SummaryText(WireModel):
@@ -116,6 +144,8 @@ Item = (
     MessageItem
     | FunctionCallItem
     | FunctionCallOutputItem
+    | CustomToolCallItem
+    | CustomToolCallOutputItem
     | ReasoningItem
     | McpListItem
     | McpCallItem
@@ -135,6 +165,41 @@ class FunctionTool(WireModel):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    defer_loading: bool | None = None  # every tool is shown at once: there is no tool search to find others
+    allowed_callers: list[Literal["direct"]] | None = None
+    output_schema: dict[str, Any] | None = None  # what the client will answer with; nothing here needs it
+
+
+class CustomFormat(WireModel):
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = Field(None, max_length=1 << 20)
+
+    @model_validator(mode="after")
+    def _whole(self) -> CustomFormat:
+        if [self.syntax is not None, self.definition is not None] != [self.type == "grammar"] * 2:
+            raise ValueError("a grammar has syntax and definition, text has neither")
+        return self
+
+
+class CustomTool(WireModel):
+    """A tool that takes free text, or text of a grammar."""
+
+    type: Literal["custom"]
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    format: CustomFormat | None = None
+    defer_loading: bool | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
+
+
+class NamespaceTool(WireModel):
+    """Tools under one name, as agents group those of their MCP servers."""
+
+    type: Literal["namespace"]
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    tools: list[Annotated[FunctionTool | CustomTool, Field(discriminator="type")]] = Field(max_length=512)
 
 
 class HostedTool(BaseModel):
@@ -146,7 +211,10 @@ class HostedTool(BaseModel):
     ]
 
 
-Tool = Annotated[FunctionTool | McpServerTool | CodeInterpreterTool | HostedTool, Field(discriminator="type")]
+Tool = Annotated[
+    FunctionTool | CustomTool | NamespaceTool | McpServerTool | CodeInterpreterTool | HostedTool,
+    Field(discriminator="type"),
+]
 
 
 class ReasoningOptions(WireModel):
@@ -185,6 +253,11 @@ class FunctionChoice(WireModel):
     name: str
 
 
+class CustomChoice(WireModel):
+    type: Literal["custom"]
+    name: str
+
+
 class TextOptions(WireModel):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None  # the default; gpt-oss has no such control
@@ -219,7 +292,9 @@ class ResponsesRequest(WireRequest):
     max_tool_calls: int | None = Field(None, ge=1)  # of built-in tools
     parallel_tool_calls: bool = True
     tools: list[Tool] = Field(default_factory=list, max_length=512)
-    tool_choice: Literal["auto", "none", "required"] | FunctionChoice | McpChoice | CodeChoice = "auto"
+    tool_choice: (
+        Literal["auto", "none", "required"] | FunctionChoice | CustomChoice | McpChoice | CodeChoice
+    ) = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
     truncation: Literal["auto", "disabled"] = "disabled"
@@ -240,10 +315,6 @@ class ResponsesRequest(WireRequest):
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     client_metadata: dict[str, Any] | None = None
-
-    @property
-    def functions(self) -> list[FunctionTool]:
-        return [tool for tool in self.tools if isinstance(tool, FunctionTool)]
 
     @property
     def logprobs(self) -> int | None:

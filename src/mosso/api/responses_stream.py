@@ -13,11 +13,12 @@ tells the machine, which tells the client.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mosso.api.chat_wire import logprob_entries
+from mosso.api.responses_functions import ClientTool, free_text
 from mosso.api.responses_hosted import Hosted, HostedCall, Listing, McpTool
 from mosso.api.responses_items import new_id
 from mosso.api.thoughts import Thought, Thoughts
@@ -45,6 +46,9 @@ class ResponseOptions:
     """What of the request shapes the answer."""
 
     functions: bool = False
+    tools: Mapping[str, ClientTool] = field(
+        default_factory=dict
+    )  # the client's, by what a function is called
     hosted: Callable[[str], Hosted | None] = lambda recipient: None  # built-in tools
     most_calls: int | None = None  # of built-in tools
     parallel: bool = True
@@ -71,7 +75,7 @@ class _Open:
 
     @property
     def is_call(self) -> bool:
-        return self.kind in ("function_call", "hosted")
+        return self.kind in ("function_call", "custom_tool_call", "hosted")
 
     def place(self) -> dict[str, Any]:
         return {"item_id": self.item["id"], "output_index": self.index}
@@ -272,7 +276,14 @@ class ResponseMachine:
         self._on_call(call_id, tuple(self._thoughts))
         self._thoughts = []
         self._calls += 1
-        item = {"id": self._new_id("fc"), "type": "function_call", "call_id": call_id, "name": name}
+        tool = self._options.tools.get(name)
+        named = {"call_id": call_id, "name": name}
+        if tool is not None and tool.namespace is not None:
+            named |= {"name": tool.name, "namespace": tool.namespace}
+        if tool is not None and tool.is_custom:
+            item = {"id": self._new_id("ctc"), "type": "custom_tool_call", **named}
+            return item | {"input": "", "status": "in_progress"}
+        item = {"id": self._new_id("fc"), "type": "function_call", **named}
         return item | {"arguments": "", "status": "in_progress"}
 
     def _part(self, text: str) -> dict[str, Any]:
@@ -284,8 +295,8 @@ class ResponseMachine:
     def _tell(self) -> None:
         """The open item's new text as one delta."""
         opened = self._open
-        if opened is None or not opened.news:
-            return
+        if opened is None or not opened.news or opened.kind == "custom_tool_call":
+            return  # a free-text call is told when it is whole: only then is it known what of it is the input
         text, opened.news = opened.news, ""
         opened.text.append(text)
         match opened.kind:
@@ -329,6 +340,11 @@ class ResponseMachine:
             case "function_call":
                 opened.item["arguments"] = text
                 self._emit("function_call_arguments.done", **place, name=opened.item["name"], arguments=text)
+            case "custom_tool_call":
+                text = free_text(opened.news)
+                opened.item["input"] = text
+                self._emit("custom_tool_call_input.delta", **place, delta=text)
+                self._emit("custom_tool_call_input.done", **place, input=text)
             case "reasoning":
                 self._remember(Channel.ANALYSIS, text)
                 self._emit("reasoning_text.done", **place, content_index=0, text=text)
@@ -340,18 +356,14 @@ class ResponseMachine:
                     self._remember(Channel.COMMENTARY, text)
                 logprobs = opened.logprobs[:]
                 self._emit("output_text.done", **place, content_index=0, text=text, logprobs=logprobs)
-        if opened.kind != "function_call":
+        if not opened.is_call:
             part = self._part(text)
             opened.item["content"] = [part]
             self._emit("content_part.done", **place, content_index=0, part=part)
         opened.item["status"] = "incomplete" if self._cut else "completed"
         self._open = None
         self._emit("output_item.done", output_index=opened.index, item=dict(opened.item))
-        if (
-            opened.kind == "function_call"
-            and not self._options.parallel
-            and reason is not MessageEndReason.CUT
-        ):
+        if opened.is_call and not self._options.parallel and reason is not MessageEndReason.CUT:
             self._conclude("tool_calls")
 
     def _close_hosted(self, opened: _Open, tool: Hosted, text: str) -> None:

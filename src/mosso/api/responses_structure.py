@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
+from mosso.api.responses_functions import client_tools
 from mosso.api.responses_schema import (
+    CustomChoice,
     FreeFormat,
     FunctionChoice,
-    FunctionTool,
     ResponsesRequest,
     SchemaFormat,
     TextFormat,
@@ -43,7 +46,7 @@ def _recipients(body: ResponsesRequest, toolset: Toolset) -> tuple[str, ...]:
 
 def _first_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | None:
     choice = body.tool_choice
-    if isinstance(choice, FunctionChoice):
+    if isinstance(choice, FunctionChoice | CustomChoice):
         return forced_call(_own(body), choice.name)
     if isinstance(choice, McpChoice):
         return forced_call(_of_server(choice, toolset))
@@ -65,11 +68,7 @@ def _offered(body: ResponsesRequest) -> list[Offer]:
 
 
 def _own(body: ResponsesRequest) -> list[Offer]:
-    return [
-        Offer(tool.name, tool.parameters, bool(tool.strict), f"tools[{position}].parameters")
-        for position, tool in enumerate(body.tools)
-        if isinstance(tool, FunctionTool)
-    ]
+    return [tool.offer() for tool in client_tools(body)]
 
 
 def _of_server(choice: McpChoice, toolset: Toolset) -> list[Offer]:
@@ -102,5 +101,5 @@ def format_json(form: TextFormat | None) -> dict[str, Any]:
     return (form or FreeFormat(type="text")).model_dump(by_alias=True)
 
 
-def choice_json(choice: str | FunctionChoice | McpChoice | CodeChoice) -> str | dict[str, Any]:
+def choice_json(choice: str | BaseModel) -> str | dict[str, Any]:
     return choice if isinstance(choice, str) else choice.model_dump(exclude_none=True)

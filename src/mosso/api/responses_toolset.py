@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mosso.api.responses_functions import client_tools
 from mosso.api.responses_hosted import CodeTool, Hosted, Listing, McpApproval, McpTool
-from mosso.api.responses_schema import FunctionTool, ResponsesRequest
+from mosso.api.responses_schema import ResponsesRequest
 from mosso.api.responses_tool_schema import CodeInterpreterTool, McpServerTool, ToolFilter
 from mosso.api.structure import Offer
-from mosso.api.tool_calls import FUNCTIONS, check_schema, shown_name
+from mosso.api.tool_calls import FUNCTIONS, MAX_NAME, check_schema, shown_name
+from mosso.core.constraints import Grammar, GrammarKind
 from mosso.core.errors import RequestError, UnsupportedError
 from mosso.core.json import JsonObject
 from mosso.harmony.conversation import FunctionTool as HarmonyFunction
@@ -25,7 +27,7 @@ from mosso.harmony.conversation import ToolNamespace
 from mosso.tools.mcp import McpServer, Servers
 from mosso.tools.tool import Builtin, RemoteTool, Session, ToolServer, ToolServerError
 
-MAX_NAME = 64  # of a function, as the model is shown it
+ANY_TEXT = Grammar(GrammarKind.TEXT)
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -80,7 +82,7 @@ class Toolset:
         name = builtin.namespace.name
         self.namespaces.append(builtin.namespace)
         self._hosted[name] = CodeTool(session, f"cntr_{uuid.uuid4().hex}")
-        self.offers.append(Offer(name, None, strict=False, param="tools", builtin=name, text=True))
+        self.offers.append(Offer(name, None, strict=False, param="tools", builtin=name, content=ANY_TEXT))
 
     def add_server(
         self, wire: McpServerTool, server: ToolServer, tools: Iterable[RemoteTool], taken: set[str]
@@ -165,7 +167,7 @@ async def gather(
         answers = await asyncio.gather(*asked)
     finally:
         await asyncio.gather(*(server.close() for _, server, owned in wanted if owned))
-    taken = {shown_name(tool.name) for tool in body.tools if isinstance(tool, FunctionTool)}
+    taken = {shown_name(tool.plain) for tool in client_tools(body)}
     for (wire, server, owned), (listed, error) in zip(wanted, answers, strict=True):
         if owned:  # connected again on its first call; until then there is nothing to close
             toolset.own(server)

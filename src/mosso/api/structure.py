@@ -25,7 +25,7 @@ NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "addition
 class Offer:
     """A function that the turn may call; `param` is where the client wrote its parameters. `server`: the MCP
     server whose tool it is; its name is then what the model is shown. `builtin`: the recipient of a tool of
-    the model's own; with `text` it takes any text instead of arguments."""
+    the model's own. `content`: what the call is instead of JSON."""
 
     name: str
     parameters: Mapping[str, Any] | None
@@ -33,7 +33,7 @@ class Offer:
     param: str
     server: str | None = None
     builtin: str | None = None
-    text: bool = False
+    content: Grammar | None = None
 
     @property
     def recipient(self) -> str:
@@ -110,8 +110,8 @@ def answer_schema(schema: Mapping[str, Any], param: str) -> Grammar:
 
 
 def _call(offer: Offer) -> Call:
-    if offer.text:
-        return Call(offer.recipient, Grammar(GrammarKind.TEXT))
+    if offer.content is not None:
+        return Call(offer.recipient, offer.content)
     schema = offer.parameters or NO_ARGUMENTS
     return Call(offer.recipient, schema_grammar(schema, offer.param, strict=offer.strict))
 

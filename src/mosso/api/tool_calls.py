@@ -20,6 +20,7 @@ from mosso.core.errors import RequestError
 from mosso.harmony.conversation import FunctionTool, ToolNamespace
 
 FUNCTIONS = "functions"
+MAX_NAME = 64  # of a function, as the model is shown it
 MAX_SCHEMA_CHARS = 256 << 10
 MAX_SCHEMA_DEPTH = 64
 _OWN = "user_"  # a client's function with a taken name is shown with this before it
