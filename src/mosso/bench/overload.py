@@ -1,9 +1,10 @@
 """A server that is asked for many times what it can do: does it keep its word to those whom it lets in?
 
-Three phases. Alone: one request after the other. Capacity: many clients, each asking again as soon as it is
-answered or refused. Overload: requests at random moments, `factor` times as many a second as the phase before
-saw answered, whatever becomes of them. All are alike: text completions of a fixed length, each with a prompt
-of its own. A request's clock starts before it connects.
+Three phases. Alone: one request after the other, half of them at the very end, as the machine may not be the
+same by then. Capacity: many clients, each asking again as soon as it is answered or refused. Overload:
+requests at random moments, `factor` times as many a second as the phase before saw answered, whatever becomes
+of them. All are alike: text completions of a fixed length, each with a prompt of its own. A request's clock
+starts before it connects.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Overload:
     output: int = 64
     users: int = 16
     factor: float = 10.0
-    alone_requests: int = 50
+    alone_requests: int = 100
     capacity_seconds: float = 15.0
     seconds: float = 120.0
 
@@ -83,16 +84,19 @@ async def measure_here(url: str, model: str, load: Overload, seed: int = 0) -> d
     rng = random.Random(seed)
     target = urlsplit(f"{url}/completions")
     calls = _calls(target, model, load, rng)
-    alone = [await _ask(target, next(calls)) for _ in range(load.alone_requests)]
+    before = [await _ask(target, next(calls)) for _ in range(load.alone_requests // 2)]
     busy = await _users(target, calls, load)
     capacity = sum(outcome.status == 200 for outcome in busy) / load.capacity_seconds
     cpu = time.process_time()
     flood = await _arrivals(target, calls, load.factor * capacity, load.seconds, rng)
     cpu = time.process_time() - cpu
+    after = [await _ask(target, next(calls)) for _ in range(load.alone_requests - len(before))]
     return {
         "capacity": capacity,
         "asked_rate": load.factor * capacity,
-        "alone": _phase(alone, None),
+        "alone": _phase(before + after, None),
+        "alone_before_ms": percentiles(outcome.seconds for outcome in before),
+        "alone_after_ms": percentiles(outcome.seconds for outcome in after),
         "busy": _phase(busy, load.capacity_seconds),
         "overload": _phase(flood, load.seconds),
         "generator_cpu": cpu / load.seconds,
