@@ -21,6 +21,7 @@ COMMANDS = {
     "pull": "Download a model from the Hugging Face hub.",
     "plan": "Show what a model needs in memory, before anything is loaded.",
     "random": "Write a checkpoint with random weights, for tests and benchmarks.",
+    "check": "Examine a server: does it speak as its clients expect?",
     "bench": "Measure speed; prints the floor first and one JSON line last.",
     "eval": "Examine the demo model on fresh prompts.",
 }
