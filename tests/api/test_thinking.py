@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -124,3 +125,17 @@ async def test_the_thinking_of_all_choices_of_a_running_answer_is_ended(make, ch
     with pytest.raises(NotFoundError) as caught:
         await services.chat.running.end_thinking("mine", job.id)
     assert caught.value.param == "id"
+
+
+async def test_later_turns_of_an_answer_that_was_told_to_stop_do_not_think(make, chat):
+    services, source = make(ANSWER)
+    running = services.chat.running
+    first = services.chat.prepare(chat(thinking_budget=9), Caller()).requests[0]
+    second, third = replace(first, id="second"), replace(first, id="third")
+    with running.holding("answer", [first]) as held:
+        assert held.next(second) is second
+        await running.end_thinking("", "answer")
+        assert source.thought == ["second"], "the turn that runs"
+        assert held.next(third) == replace(third, thinking_budget=0)
+        await running.end_thinking("", "answer")
+        assert source.thought == ["second", "third"]

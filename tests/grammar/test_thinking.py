@@ -131,8 +131,11 @@ def test_a_vocabulary_without_control_tokens(tmp_path, folder):
     for token in plain["added_tokens"]:
         token["content"] = token["content"].replace("channel", "chanel")
     (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
-    with pytest.raises(RequestError, match="channel"):
-        HarmonyConstrainer(tmp_path, 512).begin(free(1), [])
+    bare = HarmonyConstrainer(tmp_path, 512)
+    with pytest.raises(RequestError, match="Thinking cannot be ended.*channel"):
+        bare.prepare(free(1))
+    with pytest.raises(RequestError):
+        bare.begin(free(1), [])
 
 
 @settings(max_examples=150, deadline=None)

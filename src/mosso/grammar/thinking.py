@@ -229,11 +229,9 @@ class HarmonyTurn:
     def slack(self) -> int:
         if self._form is not None:
             return ENDLESS if self._form.is_over else 0
-        if self._budget is None:
-            return ENDLESS
-        if not self._spent:
-            return self._budget - self._position.thought
-        return _SPEECH_SLACK if self._position.place is Place.SPEECH else 0
+        if self._spent:
+            return _SPEECH_SLACK if self._position.place is Place.SPEECH else 0
+        return ENDLESS if self._budget is None else self._budget - self._position.thought
 
     def consume(self, token: int) -> None:
         if self._form is not None:
