@@ -237,5 +237,22 @@ def test_loads_say_who_runs_and_who_waits(make_loop):
     loop.drain()
     stats = loop.scheduler.stats()
     assert stats.loads == ()
+    answer_seconds = stats.answer_seconds
+    loop.add(ask("leaves"))
+    loop.abort("leaves")
+    assert loop.scheduler.stats().answer_seconds == answer_seconds, "it never had a row"
     assert stats.prompt_token_seconds > 0
     assert stats.answer_seconds > 0
+
+
+def test_where_pages_run_out_no_more_rows_are_promised(make_loop):
+    loop = make_loop(full_pages=12, window_pages=12, max_context=48, prefix_cache=False)
+    loop.add(ask("a", 20, 10), ask("b", 20, 10), ask("c", 20, 10))
+    loop.step()
+    stats = loop.scheduler.stats()
+    assert (stats.running, stats.waiting, stats.row_limit) == (1, 2, 1)
+    while loop.scheduler.stats().waiting:
+        loop.step()
+    loop.step()
+    assert loop.scheduler.stats().row_limit == 8
+    loop.drain()

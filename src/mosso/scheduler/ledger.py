@@ -65,10 +65,8 @@ class Ledger:
         self.prompt_tokens += tokens
         self.cached_prompt_tokens += cached
 
-    def finished(self, reason: FinishReason, tokens: int) -> None:
-        """A request has ended, with so many generated tokens."""
+    def finished(self, reason: FinishReason) -> None:
         self._finished[reason.value] += 1
-        self.pace.answered(tokens)
 
     def stats(
         self,

@@ -333,7 +333,9 @@ class Scheduler:
         else:
             self._vacate(sequence)
         del self._sequences[sequence.request.id]
-        self._ledger.finished(reason, len(sequence.tokens) - len(sequence.request.prompt))
+        self._ledger.finished(reason)
+        if sequence.started:  # whoever left the queue says nothing about answers
+            self._ledger.pace.answered(len(sequence.tokens) - len(sequence.request.prompt))
 
     def _event(
         self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
