@@ -250,7 +250,7 @@ def test_where_pages_run_out_no_more_rows_are_promised(make_loop):
     loop.add(ask("a", 20, 10), ask("b", 20, 10), ask("c", 20, 10))
     loop.step()
     stats = loop.scheduler.stats()
-    assert (stats.running, stats.waiting, stats.row_limit) == (1, 2, 1)
+    assert (stats.running, stats.waiting, stats.row_limit) == (2, 1, 2)
     while loop.scheduler.stats().waiting:
         loop.step()
     loop.step()
