@@ -401,12 +401,24 @@ def test_what_a_dead_engine_counted_is_kept():
     assert module._without_state(both) == replace(EngineStats(), steps=7, restarts=1, finished=both.finished)
 
 
-def test_pauses_grow_and_are_forgotten(settings, monkeypatch):
+def test_pauses_grow_while_engines_die_young(settings, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    policy = RestartPolicy(restarts=7, window=100, pause=1, longest_pause=5)
+    policy = RestartPolicy(restarts=6, window=100, pause=1, longest_pause=5)
     source = Supervisor(settings(), policy, None, None)
     error = EngineError("gone")
     assert [source._next_pause(error) for _ in range(5)] == [0, 1, 2, 4, 5]
-    now[0] = 101
+    source._in_a_row = 0
     assert source._next_pause(error) == 0
+    with pytest.raises(EngineError, match="gone; it was started again 6 times in 100 s and stays down"):
+        source._next_pause(error)
+    now[0] = 101
+    assert source._next_pause(error) == 1, "older ones are forgotten"
+
+
+async def test_an_engine_that_lived_long_is_started_again_at_once(settings, request_of):
+    policy = replace(QUICK, settled=0.0, pause=60, longest_pause=60)
+    async with supervised(settings(), policy) as source:
+        events = await collect(source, request_of("a", range(30), max_tokens=60), killer(source, 3, 20))
+        assert len(tokens_of(events)) == 60
+        assert (await source.stats()).restarts == 2

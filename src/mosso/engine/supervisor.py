@@ -45,6 +45,7 @@ class RestartPolicy:
     window: float = 120.0
     pause: float = 0.5  # before the second restart in a row; it doubles with each one that follows
     longest_pause: float = 10.0
+    settled: float = 10.0  # an engine that lived for so long ends the row
     replays: int = 3  # deaths that one request may live through
     stalled: float | None = 30.0  # an engine that has not moved for so long, while work waits, is killed
 
@@ -73,6 +74,8 @@ class Supervisor:
         self._thought: set[str] = set()  # and those whose thinking shall end
         self._past = EngineStats()  # what the engines that died had counted
         self._restarted: deque[float] = deque()  # when, within the window
+        self._in_a_row = 0  # restarts of engines that did not start, or did not live long
+        self._ready_at = 0.0
         self.settings: EngineSettings | None = None
         """As EngineClient.settings, of the latest engine."""
         self.notes: tuple[str, ...] = ()
@@ -212,6 +215,7 @@ class Supervisor:
         self._death = asyncio.get_running_loop().create_future()
         self._client = await EngineClient.start(self._asked, self._on_progress, self._died)
         self.settings, self.notes = self._client.settings, self._client.notes
+        self._ready_at = time.monotonic()
         self._changed.set()
 
     def _died(self, error: EngineError) -> None:
@@ -228,6 +232,8 @@ class Supervisor:
         while True:
             error = await self._end_of_engine()
             logger.error("%s", error.message)
+            if time.monotonic() - self._ready_at >= self._policy.settled:
+                self._in_a_row = 0
             try:
                 await self._start_again(error)
             except EngineError as final:
@@ -274,7 +280,10 @@ class Supervisor:
                 f"{error.message}; it was started again {tries} times in {policy.window:.0f} s and stays down"
             )
         self._restarted.append(now)
-        return min(policy.pause * 2 ** (tries - 1), policy.longest_pause) if tries else 0.0
+        self._in_a_row += 1
+        return (
+            min(policy.pause * 2 ** (self._in_a_row - 2), policy.longest_pause) if self._in_a_row > 1 else 0.0
+        )
 
     def _end(self, error: MossoError) -> None:
         """The first reason stays."""
