@@ -86,8 +86,8 @@ class Waiting:
 
     def charge(self, sequence: Sequence, service: int) -> None:
         """The sequence's tenant was given so much service, while others of its priority may wait."""
-        if (queue := self._queues.get(sequence.priority)) is not None:
-            queue.charge(sequence.tenant, service)
+        if (queue := self._queues.get(sequence.request.priority)) is not None:
+            queue.charge(sequence.request.tenant, service)
 
 
 class FairQueue:
@@ -154,7 +154,8 @@ class FairQueue:
             del self._tenants[sequence.tenant]
 
     def charge(self, tenant: str, service: int) -> None:
-        self._service[tenant] = self._service.get(tenant, self._least()) + service
+        before = self._service.get(tenant)
+        self._service[tenant] = (self._least() if before is None else before) + service
 
     def _count(self, sequence: Sequence, change: int) -> None:
         number, tokens = self.loads.pop(sequence.tenant, (0, 0))
