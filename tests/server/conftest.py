@@ -97,9 +97,7 @@ def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Running]]:
-    """serve(script, **settings): a running server that replays a Harmony text."""
+def started() -> Iterator[Callable[..., Running]]:
     servers: list[Running] = []
 
     def start(script: object = ANSWER, **settings: object) -> Running:
@@ -109,6 +107,18 @@ def serve() -> Iterator[Callable[..., Running]]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Running]]:
+    """serve(script, **settings): a running server that replays a Harmony text."""
+    yield from started()
+
+
+@pytest.fixture(scope="module")
+def serve_all() -> Iterator[Callable[..., Running]]:
+    """The same, for servers that the tests of a module share."""
+    yield from started()
 
 
 @pytest.fixture(scope="module")

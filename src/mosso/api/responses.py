@@ -75,6 +75,7 @@ from mosso.core.errors import (
     MossoError,
     NotFoundError,
     OverloadedError,
+    QuotaError,
     RequestError,
     UnavailableError,
 )
@@ -586,7 +587,7 @@ def error_of(error: Exception) -> ResponseError:
         logger.error("unexpected error", exc_info=error)
         error = EngineError("The server failed while it worked on the request.")
     code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] = "server_error"
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | QuotaError):
         code = "rate_limit_exceeded"
     elif isinstance(error, RequestError):
         code = "invalid_prompt"
