@@ -36,7 +36,7 @@ def test_gpu_memory_is_a_share_or_bytes() -> None:
     assert read("0.93") == 0.93
     assert read("16GiB") == read("16g") == 16 << 30
     assert read("1.5 GiB".replace(" ", "")) == 3 << 29
-    for wrong in ("0", "-1", "lots", "16X"):
+    for wrong in ("0", "-1", "lots", "16X", "93", "12K"):
         with pytest.raises(click.BadParameter):
             read(wrong)
 

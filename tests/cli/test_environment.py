@@ -71,7 +71,7 @@ def test_every_flag_has_a_variable_and_nims_belong_to_flags():
         ("MOSSO_PORT", "http"),
         ("NIM_MAX_MODEL_LEN", "1"),
         ("NIM_MODEL_PROFILE", "tensorrt_llm-h100-fp8-tp1"),
-        ("NIM_KVCACHE_PERCENT", "lots"),
+        ("NIM_KVCACHE_PERCENT", "90"),
     ],
 )
 def test_a_wrong_value_is_said_under_the_variables_name(variable, value):

@@ -22,9 +22,10 @@ def memory(_ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     if value is None:
         return None
     match = _SIZE.fullmatch(value.strip())
-    if match is None or not float(match[1]) > 0:
+    size = float(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0.0
+    if not (0 < size <= 1 or size >= MIB):  # 93 is no share, and no bytes that anybody means
         raise click.BadParameter("give a share such as 0.93, or bytes such as 16GiB", param=param)
-    return float(match[1]) * _UNITS[(match[2] or "").upper()]
+    return size
 
 
 def _choice(kind: Any) -> click.Choice[str]:
