@@ -422,3 +422,17 @@ async def test_an_engine_that_lived_long_is_started_again_at_once(settings, requ
         events = await collect(source, request_of("a", range(30), max_tokens=60), killer(source, 3, 20))
         assert len(tokens_of(events)) == 60
         assert (await source.stats()).restarts == 2
+
+
+async def test_closing_right_after_a_death(settings):
+    """Before the keeper has closed the dead client: nothing of it is left behind."""
+    source = await Supervisor.start(settings(), policy=QUICK)
+    client = source._client
+    os.kill(source.pid, signal.SIGKILL)
+    while source.pid is not None:
+        await asyncio.sleep(0)
+    await source.close()
+    await source.close()
+    assert client._writer.transport.is_closing()
+    assert client._process.returncode is not None
+    assert client._receiving.done()

@@ -11,7 +11,7 @@ started again at most `restarts` times in `window` seconds, with growing pauses;
 for good, and `on_death` is told: whoever supervises this process must help. While no engine runs, `limits`
 raises UnavailableError, so new requests are refused; those in flight wait.
 
-Ownership: the supervisor owns the client of the moment and the task that keeps it. A stream owns its story.
+Ownership: the supervisor owns the latest client and the task that keeps it. A stream owns its story.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Supervisor:
         self._policy = policy
         self._on_progress = on_progress
         self._on_death = on_death
-        self._client: EngineClient | None = None
+        self._client: EngineClient | None = None  # None: no engine runs
+        self._latest: EngineClient | None = None
         self._death: asyncio.Future[EngineError] | None = None  # of the client of the moment
         self._gone: MossoError | None = None  # why there will be no engine any more
         self._changed = asyncio.Event()  # set while there is an engine, or none will ever be
@@ -146,9 +147,9 @@ class Supervisor:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
+        self._client = None
+        if self._latest is not None:  # perhaps dead, and the keeper was kept from closing it
+            await self._latest.close()
 
     # ---- for logs and whoever owns it
 
@@ -213,7 +214,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         self._death = asyncio.get_running_loop().create_future()
-        self._client = await EngineClient.start(self._asked, self._on_progress, self._died)
+        self._client = self._latest = await EngineClient.start(self._asked, self._on_progress, self._died)
         self.settings, self.notes = self._client.settings, self._client.notes
         self._ready_at = time.monotonic()
         self._changed.set()
@@ -244,7 +245,7 @@ class Supervisor:
 
     async def _end_of_engine(self) -> EngineError:
         """Wait for the engine's death, or bring it about where the engine hangs; what it counted is kept."""
-        client, death = self._client, self._death
+        client, death = self._latest, self._death
         assert client is not None
         assert death is not None
         while not death.done():
