@@ -1,0 +1,147 @@
+"""What can be said of the deployment files without deploying them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from mosso.cli.serve_command import command as serve
+from mosso.core.requests import EngineStats
+from mosso.server.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm/mosso"
+BIN = Path(sys.executable).parent
+CASES: dict[str, list[str]] = {
+    "default": [],
+    "everything": [
+        "pull=true", "model=20b", "apiKeys.secret=keys", "huggingFaceToken.secret=hub",
+        "serviceMonitor.enabled=true", "autoscaling.enabled=true", "cache.storageClass=fast",
+        "args={--preset=throughput,--python-tool}", "env[0].name=NIM_LOG_LEVEL", "env[0].value=DEBUG",
+    ],
+    "cpu": ["gpus=0", "podDisruptionBudget.enabled=false", "cache.existingClaim=mine"],
+}  # fmt: skip
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([BIN / "helm", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def rendered(values: list[str]) -> list[dict[str, Any]]:
+    sets = [part for value in values for part in ("--set", value)]
+    done = helm("template", "release", str(CHART), *sets)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def container(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    (server,) = [each for each in documents if each["kind"] == "StatefulSet"]
+    return server["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_helm_finds_nothing_to_complain_of():
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_what_kubernetes_takes(case):
+    documents = rendered(CASES[case])
+    assert {"StatefulSet", "Service"} <= {each["kind"] for each in documents}
+    for document in documents:
+        if document["kind"] != "ServiceMonitor":  # of the Prometheus operator, not of Kubernetes
+            kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_server_would_take_its_arguments(case):
+    arguments = container(rendered(CASES[case]))["args"]
+    assert arguments[0] == "serve"
+    context = serve.make_context("serve", arguments[1:], resilient_parsing=True)
+    known = {option for parameter in serve.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    given = {argument.partition("=")[0] for argument in arguments[1:] if argument.startswith("--")}
+    assert given <= known
+    assert context.params["port"] == 8000
+
+
+def test_it_may_do_nothing_that_it_need_not():
+    documents = rendered(CASES["everything"])
+    (server,) = [each for each in documents if each["kind"] == "StatefulSet"]
+    pod = server["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    for each in (*pod["containers"], *pod["initContainers"]):
+        assert each["securityContext"]["readOnlyRootFilesystem"] is True
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["initContainers"][0]["env"][0]["valueFrom"]["secretKeyRef"] == {"key": "token", "name": "hub"}
+
+
+def test_a_wrong_value_is_refused():
+    assert "gpus" in helm("template", "x", str(CHART), "--set", "gpus=2").stderr
+    assert "modle" in helm("template", "x", str(CHART), "--set", "modle=20b").stderr
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/mosso.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+
+
+def test_every_metric_of_the_dashboard_is_one_of_ours():
+    metrics = Metrics("m")
+    metrics.finished("stop", generated_tokens=1, seconds=1.0)
+    metrics.repaired("kind")
+    exposed = metrics.text(EngineStats(finished={"stop": 1})).decode()
+    ours = {sample.name for family in text_string_to_metric_families(exposed) for sample in family.samples}
+    labelled = {
+        "mosso:http_requests_total",
+        "mosso:client_disconnects_total",
+        "mosso:responses_not_stored_total",
+    }
+    families = {line.split()[2] for line in exposed.splitlines() if line.startswith("# TYPE")}
+    named = {name for text in expressions() for name in re.findall(r"\b(?:vllm|mosso):\w+", text)}
+    assert len(named) > 20
+    for name in named:
+        assert name in ours or (name in labelled and name in families), name
+
+
+def test_dashboards_and_datasources_agree():
+    source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yaml").read_text())
+    dashboard = (ROOT / "deploy/grafana/dashboards/mosso.json").read_text()
+    uids = set(re.findall(r'"uid": "(\w+)"', dashboard)) - {"mosso"}
+    assert uids == {source["datasources"][0]["uid"]}
+
+
+def test_the_dockerfile_is_linted():
+    done = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def test_compose_names_files_that_are_there():
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    for service in compose["services"].values():
+        for volume in service["volumes"]:
+            path = volume.split(":")[0]
+            assert not path.startswith(".") or (ROOT / "deploy" / path).exists(), path
+    scraped = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"][0]
+    assert scraped["static_configs"][0]["targets"] == ["mosso:8000"]
+    assert compose["services"]["mosso"]["read_only"] is True
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+def test_the_unit_is_one_that_systemd_reads():
+    unit = ROOT / "deploy/systemd/mosso.service"
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False
+    )
+    complaints = [line for line in done.stderr.splitlines() if "not executable" not in line]
+    assert complaints == []
