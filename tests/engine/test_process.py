@@ -63,6 +63,26 @@ async def gone(pid: int) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_what_the_engine_has_not_seen_counts_as_arriving(settings, request_of):
+    async with running(settings()) as client:
+        os.kill(client.pid, signal.SIGSTOP)
+        try:
+            streams = [
+                asyncio.create_task(collect(client, request_of(f"r{n}", [n, 1, 2], max_tokens=3)))
+                for n in range(3)
+            ]
+            await asyncio.sleep(0)
+            stats = await client.stats()
+            assert (stats.arriving, stats.running, stats.waiting) == (3, 0, 0)
+        finally:
+            os.kill(client.pid, signal.SIGCONT)
+        await asyncio.gather(*streams)
+        stats = await quiet(client)
+        assert (stats.arriving, stats.row_limit, stats.loads) == (0, 16, ())
+        assert stats.answer_seconds > 0
+        assert stats.prompt_token_seconds > 0
+
+
 async def test_a_stream_from_start_to_close(settings, request_of, bench, capfd):
     progress = []
     async with running(settings(), on_progress=progress.append) as client:

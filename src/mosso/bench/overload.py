@@ -24,7 +24,7 @@ import uvloop
 
 from mosso.bench.serve import Answer, Load, Result, body_of, http_call, percentiles, read_answer, send
 
-AGAIN_SECONDS = 0.02  # after which a refused client of the capacity phase asks again
+AGAIN_SECONDS = 0.2  # after which a refused client of the capacity phase asks again: that must cost little
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *[1-9]\d*\r\n", re.IGNORECASE)
 
@@ -38,7 +38,7 @@ class Overload:
     users: int = 16
     factor: float = 10.0
     alone_requests: int = 100
-    capacity_seconds: float = 15.0
+    capacity_seconds: float = 20.0
     seconds: float = 120.0
 
 
