@@ -132,6 +132,8 @@ def test_arguments_that_are_no_object_are_not_lost(serve):
         ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "edits[0].type"),
         ({"mcp_servers": []}, "mcp_servers"),
         ({"best_beer": 1}, "best_beer"),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "banana"}}}},
+         "output_config.format.schema is not a valid"),
     ],
 )  # fmt: skip
 def test_mistakes_have_the_dialects_shape_and_name_the_field(server, fields, name):

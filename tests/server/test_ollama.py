@@ -129,6 +129,7 @@ def test_log_probabilities(server):
         ({"options": {"top_k": "x"}}, 400, "options.top_k"),
         ({"messages": [{"role": "tool", "content": "1"}]}, 400, "messages[0]"),
         ({"best_beer": 1}, 400, "best_beer"),
+        ({"format": {"type": "banana"}}, 400, "format is not a valid JSON schema"),
         ({"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "messages[0].images"),
     ],
 )
