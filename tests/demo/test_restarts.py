@@ -13,6 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mosso.api.settings import ApiSettings
+from mosso.cli.serve_command import command
+from mosso.engine.pulse import BEAT_SECONDS
+from mosso.server.settings import ServerSettings
+
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "people": {"type": "array", "items": {"type": "integer"}}},
@@ -201,6 +206,12 @@ def test_readiness_and_liveness_around_a_death(server):
     assert (
         httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
     )
+
+
+def test_by_default_a_hang_shows_within_ten_seconds():
+    assert ServerSettings(ApiSettings("demo")).stuck_seconds + 2 * BEAT_SECONDS < 10
+    (flag,) = [param for param in command.params if param.name == "stuck_after"]
+    assert flag.default + 2 * BEAT_SECONDS < 10
 
 
 def test_a_stopped_engine_is_not_live_while_work_waits(serving_demo, tmp_path):
