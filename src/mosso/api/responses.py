@@ -57,6 +57,7 @@ from mosso.api.responses_tool_schema import (
     McpApprovalRequestItem,
     McpListItem,
     McpServerTool,
+    WebSearchTool,
 )
 from mosso.api.responses_toolset import Tools, Toolset, gather
 from mosso.api.responses_turns import Turns
@@ -149,7 +150,7 @@ class Answer:
             temperature=body.temperature if body.temperature is not None else sampling.temperature,
             text={"format": format_json(body.text.format), "verbosity": "medium"},
             tool_choice=choice_json(body.tool_choice),
-            tools=_tools_json(body),
+            tools=_tools_json(body, browser=job.toolset.browser is not None),
             top_logprobs=body.top_logprobs,
             top_p=body.top_p if body.top_p is not None else sampling.top_p,
             truncation=body.truncation,
@@ -338,6 +339,7 @@ class ResponsesService:
             functions=bool(offered),
             tools=offered,
             hosted=job.toolset.find,
+            annotations=job.toolset.annotations,
             most_calls=min(body.max_tool_calls or MOST_CALLS, MOST_CALLS),
             parallel=body.parallel_tool_calls,
             logprobs=body.logprobs,
@@ -647,7 +649,7 @@ def _function_json(tool: FunctionTool) -> dict[str, Any]:
     return tool.model_dump(exclude=rare) | {"strict": bool(tool.strict)} | given
 
 
-def _tools_json(body: ResponsesRequest) -> list[dict[str, Any]]:
+def _tools_json(body: ResponsesRequest, *, browser: bool) -> list[dict[str, Any]]:
     """The tools that the request has, as it named them; what lets one into a server is not told again."""
     told = []
     for tool in body.tools:
@@ -657,6 +659,8 @@ def _tools_json(body: ResponsesRequest) -> list[dict[str, Any]]:
             told.append(tool.model_dump(exclude_none=True))
         elif isinstance(tool, McpServerTool):
             told.append(tool.model_dump(exclude={"headers", "authorization"}, exclude_none=True))
+        elif isinstance(tool, WebSearchTool) and browser:
+            told.append(tool.model_dump(exclude_none=True))
         elif isinstance(tool, CodeInterpreterTool):
             told.append({"container": {"type": "auto"}} | tool.model_dump(exclude_none=True))
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -142,6 +143,73 @@ class CodeTool(Hosted):
 
     def finish(self, item: Item, outcome: Outcome) -> None:
         item["outputs"] = [{"type": "logs", "logs": outcome.text}]
+
+
+@dataclass(slots=True)
+class SearchTool(Hosted):
+    """The model's own browser."""
+
+    session: Session
+    count: int | None = None  # results of a search; None: as many as the model asks for
+
+    shape: ClassVar[Shape] = Shape(
+        "ws",
+        begun="web_search_call.in_progress",
+        running="web_search_call.searching",
+        completed="web_search_call.completed",
+    )
+
+    def item(self, recipient: str) -> Item:
+        return {"type": "web_search_call", "action": _action(recipient, {}), "results": None}
+
+    def fill(self, item: Item, recipient: str, text: str) -> None:
+        item["action"] = _action(recipient, read_arguments(text))
+
+    async def run(self, recipient: str, text: str) -> Outcome:
+        if self.count is not None and recipient.endswith("search"):
+            text = json.dumps(read_arguments(text) | {"topn": self.count})
+        return await self.session.run(recipient, text)
+
+    def finish(self, item: Item, outcome: Outcome) -> None:
+        item["results"] = [{"text": outcome.text}]
+        action = item["action"]
+        if action["type"] == "search":
+            action["sources"] = [{"type": "url", "url": url} for url in outcome.sources]
+        elif outcome.url is not None:
+            action["url"] = outcome.url
+
+
+def _action(recipient: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The specification's word for a call of the browser's."""
+    match recipient.rpartition(".")[2]:
+        case "open":
+            target = given.get("id")
+            return {"type": "open_page", "url": target if isinstance(target, str) else ""}
+        case "find":
+            return {"type": "find_in_page", "pattern": str(given.get("pattern", "")), "url": ""}
+        case _:
+            query = str(given.get("query", ""))
+            return {"type": "search", "query": query, "queries": [query]}
+
+
+def browser_call(action: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The call that an action was: its recipient and arguments."""
+    match action.get("type"):
+        case "open_page":
+            return "browser.open", {"id": str(action.get("url") or "")}
+        case "find_in_page":
+            return "browser.find", {"pattern": str(action.get("pattern") or "")}
+        case _:
+            return "browser.search", {"query": str(action.get("query") or "")}
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """Arguments as the model wrote them; empty where they are none."""
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return given if isinstance(given, dict) else {}
 
 
 class Gone(McpTool):

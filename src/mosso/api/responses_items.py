@@ -8,6 +8,7 @@ ThoughtStore.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mosso.api.responses_functions import client_tools, plain_name
-from mosso.api.responses_hosted import error_text
+from mosso.api.responses_hosted import browser_call, error_text
 from mosso.api.responses_schema import (
     TYPED_ITEM,
     CustomToolCallItem,
@@ -36,6 +37,7 @@ from mosso.api.responses_tool_schema import (
     McpApprovalRequestItem,
     McpApprovalResponseItem,
     McpCallItem,
+    SearchCallItem,
 )
 from mosso.api.responses_toolset import Toolset
 from mosso.api.thoughts import Thoughts
@@ -59,6 +61,7 @@ _PREFIX = {
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
     "code_interpreter_call": "ci",
+    "web_search_call": "ws",
 }
 
 
@@ -227,6 +230,8 @@ class _History:
                     yield from self._mcp_call(item, recent)
                 case CodeCallItem() if recent:
                     yield from self._code_call(item)
+                case SearchCallItem() if recent:
+                    yield from self._search_call(item)
                 case McpApprovalRequestItem():
                     yield from self._approval_request(item, recent)
                 case McpApprovalResponseItem():
@@ -259,13 +264,23 @@ class _History:
         yield _result(name, error_text(item.error) if item.error is not None else item.output or "")
 
     def _code_call(self, item: CodeCallItem) -> Iterator[Message]:
-        """In the thinking, as the model's own python is."""
-        yield from self._before(item.id or "", True)
-        yield Message(
-            Role.ASSISTANT, item.code or "", channel=Channel.ANALYSIS, recipient="python", content_type="code"
-        )
         text = "\n".join(output.logs for output in item.outputs or [])
-        yield Message(Role.TOOL, text, name="python", channel=Channel.ANALYSIS, recipient=Role.ASSISTANT)
+        return self._own_call(item.id, "python", item.code or "", "code", text)
+
+    def _search_call(self, item: SearchCallItem) -> Iterator[Message]:
+        name, arguments = browser_call(item.action)
+        text = "\n".join(result.text for result in item.results or [])
+        return self._own_call(item.id, name, json.dumps(arguments), "code", text)
+
+    def _own_call(
+        self, call_id: str | None, name: str, content: str, content_type: str, result: str
+    ) -> Iterator[Message]:
+        """A call of a tool of the model's own, in its thinking."""
+        yield from self._before(call_id or "", True)
+        yield Message(
+            Role.ASSISTANT, content, channel=Channel.ANALYSIS, recipient=name, content_type=content_type
+        )
+        yield Message(Role.TOOL, result, name=name, channel=Channel.ANALYSIS, recipient=Role.ASSISTANT)
 
     def _approval_request(self, item: McpApprovalRequestItem, recent: bool) -> Iterator[Message]:
         name = self._memory.recipient_of(item.server_label, item.name)

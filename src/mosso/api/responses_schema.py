@@ -19,6 +19,9 @@ from mosso.api.responses_tool_schema import (
     McpChoice,
     McpListItem,
     McpServerTool,
+    SearchCallItem,
+    SearchChoice,
+    WebSearchTool,
 )
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
 from mosso.api.thinking import EffortName, thinking_budget
@@ -30,7 +33,9 @@ ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "fa
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
-    "code_interpreter_call.outputs",  # always given
+    "code_interpreter_call.outputs",  # this and what follows is always given
+    "web_search_call.results",
+    "web_search_call.action.sources",
 ]
 
 
@@ -152,6 +157,7 @@ Item = (
     | McpApprovalRequestItem
     | McpApprovalResponseItem
     | CodeCallItem
+    | SearchCallItem
 )
 TypedItem = Annotated[Item, Field(discriminator="type")]
 TYPED_ITEM: TypeAdapter[Any] = TypeAdapter(TypedItem)
@@ -206,13 +212,17 @@ class HostedTool(BaseModel):
     """A tool that OpenAI's own servers would run. Agents list them unasked, so they are taken and left out:
     the model does not see them, and the answer's `tools` does not name them."""
 
-    type: Literal[
-        "web_search", "web_search_2025_08_26", "web_search_preview", "image_generation", "tool_search"
-    ]
+    type: Literal["image_generation", "tool_search"]
 
 
 Tool = Annotated[
-    FunctionTool | CustomTool | NamespaceTool | McpServerTool | CodeInterpreterTool | HostedTool,
+    FunctionTool
+    | CustomTool
+    | NamespaceTool
+    | McpServerTool
+    | CodeInterpreterTool
+    | WebSearchTool
+    | HostedTool,
     Field(discriminator="type"),
 ]
 
@@ -293,7 +303,12 @@ class ResponsesRequest(WireRequest):
     parallel_tool_calls: bool = True
     tools: list[Tool] = Field(default_factory=list, max_length=512)
     tool_choice: (
-        Literal["auto", "none", "required"] | FunctionChoice | CustomChoice | McpChoice | CodeChoice
+        Literal["auto", "none", "required"]
+        | FunctionChoice
+        | CustomChoice
+        | McpChoice
+        | CodeChoice
+        | SearchChoice
     ) = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)

@@ -51,6 +51,7 @@ class ResponseOptions:
     )  # the client's, by what a function is called
     hosted: Callable[[str], Hosted | None] = lambda recipient: None  # built-in tools
     most_calls: int | None = None  # of built-in tools
+    annotations: Callable[[str], list[dict[str, Any]]] = lambda text: []  # of an answer's whole text
     parallel: bool = True
     logprobs: int | None = None
     seal: Callable[[str], str] | None = None  # for encrypted reasoning
@@ -66,6 +67,7 @@ class _Open:
     hosted: Hosted | None = None
     text: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
     news: str = ""
     entries: list[TokenLogprob] = field(default_factory=list)
 
@@ -290,7 +292,8 @@ class ResponseMachine:
         assert self._open is not None
         if self._open.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._open.logprobs[:]}
+        part = {"type": "output_text", "text": text, "annotations": self._open.annotations}
+        return part | {"logprobs": self._open.logprobs[:]}
 
     def _tell(self) -> None:
         """The open item's new text as one delta."""
@@ -354,6 +357,10 @@ class ResponseMachine:
                 self._entries(opened)  # tokens whose text never came: half a character at the very end
                 if opened.item["phase"] == "commentary":
                     self._remember(Channel.COMMENTARY, text)
+                opened.annotations = self._options.annotations(text)
+                for number, annotation in enumerate(opened.annotations):
+                    told = {"content_index": 0, "annotation_index": number, "annotation": annotation}
+                    self._emit("output_text.annotation.added", **place, **told)
                 logprobs = opened.logprobs[:]
                 self._emit("output_text.done", **place, content_index=0, text=text, logprobs=logprobs)
         if not opened.is_call:

@@ -15,13 +15,13 @@ from mosso.api.responses_schema import (
     SchemaFormat,
     TextFormat,
 )
-from mosso.api.responses_tool_schema import CodeChoice, McpChoice
+from mosso.api.responses_tool_schema import CodeChoice, McpChoice, SearchChoice
 from mosso.api.responses_toolset import Toolset
 from mosso.api.structure import Offer, answer_schema, forced_call, free_turn
 from mosso.core.constraints import Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.json import JsonObject
 
-PYTHON = "python"  # how the model calls its own
+PYTHON, BROWSER = "python", "browser."  # how the model calls its own
 
 
 def first_turn(body: ResponsesRequest, toolset: Toolset) -> Turn:
@@ -52,6 +52,8 @@ def _first_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | No
         return forced_call(_of_server(choice, toolset))
     if isinstance(choice, CodeChoice):
         return forced_call([offer for offer in toolset.offers if offer.builtin == PYTHON])
+    if isinstance(choice, SearchChoice):
+        return forced_call([offer for offer in toolset.offers if (offer.builtin or "").startswith(BROWSER)])
     if choice == "required":
         return forced_call([*_own(body), *toolset.offers])
     return _free_form(body, toolset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from mosso.api.wire import Off, Sparse, WireModel
 
@@ -88,6 +88,44 @@ class CodeCallItem(Sparse):
     outputs: list[CodeLogs] | None = Field(None, max_length=64)
     id: ItemId | None = None
     status: Literal["in_progress", "completed", "incomplete", "interpreting", "failed"] | None = None
+
+
+class SearchFilters(BaseModel):
+    allowed_domains: list[Annotated[str, Field(pattern=r"^[a-zA-Z0-9.-]{1,253}$")]] | None = Field(
+        None, max_length=100
+    )
+
+
+class WebSearchTool(BaseModel):
+    """The model's own browser. Where it is switched off the tool is left out, whatever it says: agents list
+    it unasked. `search_context_size` says how many results a search gives. Other fields are hints to OpenAI's
+    own search, and without effect."""
+
+    type: Literal[
+        "web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"
+    ]
+    filters: SearchFilters | None = None
+    search_context_size: Literal["low", "medium", "high"] | None = None
+
+
+class SearchChoice(WireModel):
+    """The turn ends in a call of the browser."""
+
+    type: Literal["web_search_preview", "web_search", "web_search_preview_2025_03_11"]
+
+
+class SearchResult(WireModel):
+    text: Text
+
+
+class SearchCallItem(Sparse):
+    """What the model did in its browser; `results` is what it read."""
+
+    type: Literal["web_search_call"]
+    action: dict[str, Any]
+    results: list[SearchResult] | None = Field(None, max_length=64)
+    id: ItemId | None = None
+    status: Literal["in_progress", "searching", "completed", "failed", "incomplete"] | None = None
 
 
 class McpListedTool(WireModel):

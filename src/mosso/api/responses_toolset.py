@@ -14,9 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mosso.api.responses_functions import client_tools
-from mosso.api.responses_hosted import CodeTool, Hosted, Listing, McpApproval, McpTool
+from mosso.api.responses_hosted import CodeTool, Hosted, Listing, McpApproval, McpTool, SearchTool
 from mosso.api.responses_schema import ResponsesRequest
-from mosso.api.responses_tool_schema import CodeInterpreterTool, McpServerTool, ToolFilter
+from mosso.api.responses_tool_schema import (
+    CodeInterpreterTool,
+    McpServerTool,
+    ToolFilter,
+    WebSearchTool,
+)
 from mosso.api.structure import Offer
 from mosso.api.tool_calls import FUNCTIONS, MAX_NAME, check_schema, shown_name
 from mosso.core.constraints import Grammar, GrammarKind
@@ -24,9 +29,11 @@ from mosso.core.errors import RequestError, UnsupportedError
 from mosso.core.json import JsonObject
 from mosso.harmony.conversation import FunctionTool as HarmonyFunction
 from mosso.harmony.conversation import ToolNamespace
+from mosso.tools.browser import Browser, BrowserSession
 from mosso.tools.mcp import McpServer, Servers
 from mosso.tools.tool import Builtin, RemoteTool, Session, ToolServer, ToolServerError
 
+RESULTS = {"low": 5, "medium": 10, "high": 20}  # of a search, by the size of context that a client wants
 ANY_TEXT = Grammar(GrammarKind.TEXT)
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -37,6 +44,7 @@ class Tools:
 
     servers: Servers | None = None
     python: Builtin | None = None
+    browser: Browser | None = None
 
 
 @dataclass(slots=True)
@@ -51,6 +59,7 @@ class Toolset:
     namespaces: list[ToolNamespace] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
     listings: list[Listing] = field(default_factory=list)
+    browser: BrowserSession | None = None
     notes: list[str] = field(default_factory=list)  # of whole servers, for the head of the functions
     _hosted: dict[str, Hosted] = field(default_factory=dict)  # by recipient
     _shown: dict[tuple[str, str], str] = field(default_factory=dict)  # (label, tool) → the name shown
@@ -101,6 +110,33 @@ class Toolset:
             schema = tool.schema or None
             self.functions.append(HarmonyFunction(name, tool.description, schema))
             self.offers.append(Offer(name, schema, strict=False, param="tools", server=wire.server_label))
+
+    def add_browser(self, wire: WebSearchTool, browser: Browser) -> None:
+        """The model's own browser: one for the response, so that pages stay open between its calls."""
+        domains = wire.filters.allowed_domains if wire.filters is not None else None
+        self.browser = session = browser.open()
+        session.domains = tuple(domain.lower() for domain in domains or ())
+        self.own(session)
+        self.namespaces.append(browser.namespace)
+        tool = SearchTool(session, RESULTS.get(wire.search_context_size or ""))
+        for function in browser.namespace.tools:
+            name = f"{browser.namespace.name}.{function.name}"
+            self._hosted[name] = tool
+            self.offers.append(Offer(name, function.parameters, strict=False, param="tools", builtin=name))
+
+    def annotations(self, text: str) -> list[dict[str, Any]]:
+        """What of a final answer's text cites a page that the browser has shown."""
+        cited = self.browser.citations(text) if self.browser is not None else []
+        return [
+            {
+                "type": "url_citation",
+                "start_index": citation.start,
+                "end_index": citation.end,
+                "url": citation.url,
+                "title": citation.title,
+            }
+            for citation in cited
+        ]
 
     def own(self, opened: ToolServer | Session) -> None:
         self._owned.append(opened)
@@ -161,6 +197,11 @@ async def gather(
     for position, tool in enumerate(body.tools):
         if isinstance(tool, CodeInterpreterTool):
             _add_python(toolset, body, tools, f"tools[{position}]")
+        elif isinstance(tool, WebSearchTool) and tools.browser is not None and body.tool_choice != "none":
+            if toolset.browser is not None:
+                where = f"tools[{position}]"
+                raise RequestError(f"{where}: there is one web_search already.", param=where)
+            toolset.add_browser(tool, tools.browser)
     wanted = list(_servers(body, tools))
     try:
         asked = [_list(wire, server, known.get(wire.server_label)) for wire, server, owned in wanted]
@@ -185,7 +226,7 @@ def _add_python(toolset: Toolset, body: ResponsesRequest, tools: Tools, where: s
             f"{where}: code_interpreter is switched off on this server; see mosso serve --python-tool.",
             param=where,
         )
-    if toolset.namespaces:
+    if toolset.find(tools.python.namespace.name) is not None:
         raise RequestError(f"{where}: there is one code_interpreter already.", param=where)
     if body.tool_choice != "none":
         toolset.add_python(tools.python)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,6 +39,16 @@ def tool_options(command: F) -> F:
             is_flag=True,
             help="The model may run Python code, in a sandbox (code_interpreter of /v1/responses).",
         ),
+        click.option(
+            "--browser-tool",
+            metavar="URL",
+            help="The model may search with the SearXNG server at URL, and read the web (web_search).",
+        ),
+        click.option(
+            "--browser-allow-private",
+            is_flag=True,
+            help="The browser may open addresses of this machine and its network, and any port.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -50,13 +60,25 @@ class ToolFlags:
     mcp_config: Path | None = None
     mcp_allow_url: tuple[str, ...] = ()
     python: bool = False
+    browser: str | None = None
+    browser_allow_private: bool = False
 
 
 def take_tools(options: dict[str, Any]) -> ToolFlags:
     """The flags out of a command's options; UsageError for what they cannot mean."""
     from mosso.tools.mcp_config import is_http
 
-    flags = ToolFlags(options.pop("mcp_config"), options.pop("mcp_allow_url"), options.pop("python_tool"))
+    flags = ToolFlags(
+        options.pop("mcp_config"),
+        options.pop("mcp_allow_url"),
+        options.pop("python_tool"),
+        options.pop("browser_tool"),
+        options.pop("browser_allow_private"),
+    )
+    if flags.browser is not None and not is_http(flags.browser):
+        raise UsageError(f"--browser-tool {flags.browser}: it must start with http:// or https://")
+    if flags.browser_allow_private and flags.browser is None:
+        raise UsageError("--browser-allow-private goes with --browser-tool")
     for url in flags.mcp_allow_url:
         if not is_http(url):
             raise UsageError(f"--mcp-allow-url {url}: it must start with http:// or https://")
@@ -70,12 +92,19 @@ async def opened_tools(flags: ToolFlags) -> AsyncIterator[Any]:
     from mosso.api.responses_toolset import Tools
 
     python = await _python() if flags.python else None
-    servers = _servers(flags)
-    try:
-        yield Tools(servers=servers, python=python)
-    finally:
+    async with AsyncExitStack() as owned:
+        servers = _servers(flags)
         if servers is not None:
-            await servers.close()
+            owned.push_async_callback(servers.close)
+        browser = None
+        if flags.browser is not None:
+            from mosso.tools.browser import Browser
+            from mosso.tools.web import WebBackend
+
+            backend = WebBackend(flags.browser, allow_private=flags.browser_allow_private)
+            owned.push_async_callback(backend.close)
+            browser = Browser(backend)
+        yield Tools(servers=servers, python=python, browser=browser)
 
 
 def _servers(flags: ToolFlags) -> Servers | None:

@@ -17,11 +17,14 @@ class Outcome:
     """What a call gave: `text` is what the model reads. `failed`: the text says what went wrong.
 
     `code` is the protocol's number of a failure below the tool itself (a server that is gone, a bad call).
+    `url` is the page that was opened, `sources` are those that were found.
     """
 
     text: str
     failed: bool = False
     code: int | None = None
+    url: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
