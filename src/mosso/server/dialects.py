@@ -1,7 +1,7 @@
 """Which dialect a path speaks, as far as errors go: OpenAI's, Anthropic's or Ollama's.
 
-The others are made chat requests before they are checked in full, so a complaint may name a field of chat's: it
-is told under the name that the client knows.
+The others are made chat requests before they are checked in full, so a complaint may name a field of chat's:
+it is told under the name that the client knows.
 """
 
 from __future__ import annotations
