@@ -37,6 +37,7 @@ class Running:
         self.source = source
         api = replace(SETTINGS, **settings.pop("api", {}))
         tenants = settings.pop("tenants", None)
+        batch_store = settings.pop("batch_store", None)
         watchers = settings.pop("watchers", ())
         self.tls = settings.pop("tls", None)
         self.app = create_app(
@@ -44,6 +45,7 @@ class Running:
             TOKENIZER,
             ServerSettings(api=api, **({"drain_seconds": 2.0} | settings)),
             tenants=tenants,
+            batch_store=batch_store,
             watchers=watchers,
         )
         self.url = ""

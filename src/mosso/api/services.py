@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mosso.api.chat import ChatService
 from mosso.api.completions import CompletionService
+from mosso.api.endpoints import Endpoints
 from mosso.api.messages import MessagesService
 from mosso.api.observer import NullObserver, Observer
 from mosso.api.ollama import OllamaService
@@ -49,3 +50,4 @@ class Services:
             sealer or Sealer(),
             tools or Tools(),
         )
+        self.endpoints = Endpoints(self.chat, self.completions, self.responses)

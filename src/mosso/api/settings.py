@@ -44,6 +44,20 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What files and batches may have. Sizes in bytes, times in seconds."""
+
+    max_file_bytes: int = 200 << 20  # of one upload
+    max_line_bytes: int = 32 << 20
+    max_requests: int = 50_000  # of one batch
+    max_active: int = 100  # batches of one scope that are not over
+    concurrency: int | None = None  # requests of all batches at once; None: as many as the engine runs
+    tick_seconds: float = 1.0  # how often a batch looks at the clock
+    retry_seconds: float = 1.0  # before what failed for a while is tried again
+    store_patience_seconds: float = 300.0  # a store that cannot write for so long ends the batch
+
+
+@dataclass(frozen=True, slots=True)
 class ApiSettings:
     """`model` is the name that is served and listed; `aliases` are accepted beside it.
 
@@ -65,6 +79,7 @@ class ApiSettings:
     max_stops: int = 16
     max_thoughts: int = 8192
     max_thought_bytes: int = 64 << 20
+    batches: BatchSettings = field(default_factory=BatchSettings)
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ logger = logging.getLogger("mosso")
 @click.option(
     "--store",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File that keeps the responses of /v1/responses; default: one for the port, in the state folder.",
+    help="File that keeps the responses of /v1/responses, files and batches beside it; default: one for the "
+    "port, in the state folder.",
 )
 @access_options
 @operations_options
@@ -91,7 +92,7 @@ def command(
 async def _serve(model: Model, host: str, port: int, store: Path | None, options: dict[str, Any]) -> None:
     """Serve until a signal; raises EngineError when it was the engine's death that ended it."""
     from mosso.cli.serving import server_settings, serving
-    from mosso.cli.stores import open_store
+    from mosso.cli.stores import open_batches, open_store
     from mosso.server.run import bind, serve_async, url_of
 
     operations = operations_of(options)
@@ -121,6 +122,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
                 engine,
                 server,
                 store=kept,
+                batch_store=owned.enter_context(open_batches(store, port)),
                 sealer=sealer,
                 tools=tools,
                 tenants=tenants,

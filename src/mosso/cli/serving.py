@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from mosso.api.batches_store import BatchStore
 from mosso.api.responses_store import ResponseStore
 from mosso.api.responses_toolset import Tools
 from mosso.api.sealing import Sealer
@@ -59,6 +60,7 @@ async def serving(
     server: ServerSettings,
     *,
     store: ResponseStore | None = None,
+    batch_store: BatchStore | None = None,
     sealer: Sealer | None = None,
     tools: Tools | None = None,
     tenants: Tenants | None = None,
@@ -89,6 +91,7 @@ async def serving(
         tokenizer,
         server,
         store=store,
+        batch_store=batch_store,
         sealer=sealer,
         tools=tools,
         tenants=tenants,
@@ -96,8 +99,10 @@ async def serving(
     )
     try:
         await app.state.responses.recover()
+        await app.state.batches.resume()
         yield app, source
     finally:
+        await app.state.batches.close()
         await source.close()
 
 

@@ -1,7 +1,7 @@
-"""Where `mosso serve` keeps responses, and the key that seals thinking.
+"""Where `mosso serve` keeps responses, files and batches, and the key that seals thinking.
 
 By default a file of the port's own in the user's state folder, so that servers on one machine do not share
-it; a server on any free port (`--port 0`) keeps its responses in memory. A folder that cannot be written to
+it; a server on any free port (`--port 0`) keeps nothing beyond its end. A folder that cannot be written to
 costs the durability, with a warning, not the server; a path that a person asked for must work.
 """
 
@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 from mosso.api.responses_store import StoreError
 from mosso.api.sealing import Sealer
 from mosso.core.errors import UsageError
+from mosso.server.batch_store import SqliteBatchStore
 from mosso.server.sqlite_store import SqliteStore
 
 logger = logging.getLogger("mosso")
@@ -31,6 +32,30 @@ def open_store(path: Path | None, port: int) -> Iterator[tuple[SqliteStore, Seal
         store, sealer = _opened(path, port, owned)
         owned.callback(store.close)
         yield store, sealer
+
+
+@contextmanager
+def open_batches(path: Path | None, port: int) -> Iterator[SqliteBatchStore]:
+    """Files and batches, beside the store of responses that `open_store` opens; closed at the end."""
+    with ExitStack() as owned:
+        store = _opened_batches(path, port, owned)
+        owned.callback(store.close)
+        yield store
+
+
+def _opened_batches(path: Path | None, port: int, owned: ExitStack) -> SqliteBatchStore:
+    if path is None and not port:
+        return SqliteBatchStore()
+    where = beside(path or default_path(port), ".batches")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _lock(where, owned)
+        return SqliteBatchStore(where)
+    except (OSError, StoreError) as error:
+        if path is not None:
+            raise UsageError(f"cannot keep files in {where}: {error}") from None
+        logger.warning("files and batches do not outlive this server: %s: %s", where, error)
+        return SqliteBatchStore()
 
 
 def default_path(port: int) -> Path:

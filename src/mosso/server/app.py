@@ -8,8 +8,12 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import mosso
+from mosso.api.batches import BatchService
+from mosso.api.batches_schema import BatchRequest
+from mosso.api.batches_store import BatchStore
 from mosso.api.chat_schema import ChatCompletionChunk, ChatRequest
 from mosso.api.completion_schema import Completion, CompletionRequest
+from mosso.api.files import FileService
 from mosso.api.messages_schema import CountTokensRequest, MessagesEvent, MessagesRequest
 from mosso.api.ollama_schema import (
     OllamaChatRequest,
@@ -27,13 +31,26 @@ from mosso.core.source import TokenSource
 from mosso.server import faults, openapi, playground
 from mosso.server.admission import Admission
 from mosso.server.allowances import RATE_HEADERS
+from mosso.server.batch_store import SqliteBatchStore
 from mosso.server.context import Context
 from mosso.server.gate import METRICS, OPEN, KeyGate
 from mosso.server.head import HeadAsGet
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.metrics import Metrics
 from mosso.server.middleware import RequestContext
-from mosso.server.routes import generation, health, messages, models, nim, ollama, responses, service, text
+from mosso.server.routes import (
+    batches,
+    files,
+    generation,
+    health,
+    messages,
+    models,
+    nim,
+    ollama,
+    responses,
+    service,
+    text,
+)
 from mosso.server.settings import ServerSettings
 from mosso.server.sqlite_store import SqliteStore
 from mosso.server.tenants import MeteredSource, Tenants
@@ -52,6 +69,7 @@ _BODIES = (
     OllamaGenerateRequest,
     OllamaShowRequest,
     OllamaPullRequest,
+    BatchRequest,
 )
 
 _EVENTS = (ChatCompletionChunk, Completion, ResponseEvent, MessagesEvent)
@@ -63,15 +81,18 @@ def create_app(
     settings: ServerSettings,
     *,
     store: ResponseStore | None = None,
+    batch_store: BatchStore | None = None,
     sealer: Sealer | None = None,
     tenants: Tenants | None = None,
     tools: Tools | None = None,
     watchers: Sequence[Watcher] = (),
 ) -> FastAPI:
-    """The app over `source`, `store` and `tools`, which stay the caller's: it neither starts nor closes them.
+    """The app over `source`, the stores and `tools`, which stay the caller's: it neither starts nor closes
+    them.
 
-    Without a store responses are kept in memory; without a sealer nobody can open what this app sealed
-    once it is gone. Without tenants nobody needs a key. `watchers` are told of each request that generates.
+    Without stores responses, files and batches end with the app; without a sealer nobody can open what this
+    app sealed once it is gone. Without tenants nobody needs a key. `watchers` are told of each request that
+    generates.
 
     It may be served before the source is ready: requests then get 503, and /v1/health/ready tells.
     """
@@ -103,6 +124,10 @@ def create_app(
     app.state.responses = context.api.responses
     for part in (generation, responses, messages, models, text, health, nim, ollama, service):
         app.include_router(part.router(context))
+    kept = batch_store or SqliteBatchStore(now=settings.api.now)
+    app.state.batches = BatchService(kept, context.api.endpoints, source, settings.api)
+    app.include_router(batches.router(context, app.state.batches))
+    app.include_router(files.router(context, FileService(kept, settings.api)))
     app.mount(playground.PREFIX, playground.PlaygroundFiles())
     open_paths: frozenset[str] | None = None
     if tenants is not None:

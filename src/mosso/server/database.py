@@ -1,0 +1,62 @@
+"""One SQLite file, written ahead (WAL), and the one thread that works on it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mosso.api.responses_store import StoreError
+
+T = TypeVar("T")
+
+
+class Database:
+    """Owns its connection and its thread: the event loop never waits for a disk.
+
+    What was committed survives this process's death at any moment. Without a path the data is private to this
+    object, in a file that nobody sees, and ends with it. `what` it keeps is named in its errors.
+    """
+
+    def __init__(self, path: Path | None, schema: str, what: str) -> None:
+        self._what = what
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"store of {what}")
+        try:
+            self.connection = sqlite3.connect(path or "", check_same_thread=False)
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute("PRAGMA synchronous = NORMAL")
+            self.connection.execute("PRAGMA foreign_keys = ON")
+            self.connection.executescript(schema)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}") from None
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._thread.shutdown()
+        self.connection.close()
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """`work` in the database's thread, as one transaction; StoreError when the database fails.
+
+        Whoever is cancelled meanwhile does not end the transaction.
+        """
+
+        def transaction() -> T:
+            with self.connection:
+                return work()
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+        except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: closed already
+            raise StoreError(f"The store of {self._what} failed: {error}.") from error
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Within `work`: all rows of a query."""
+        return self.connection.execute(query, values).fetchall()
+
+    def run(self, statement: str, *values: object) -> int:
+        """Within `work`: how many rows a statement changed."""
+        return self.connection.execute(statement, values).rowcount
