@@ -63,7 +63,7 @@ def benches(gpu_weights, plain_weights, folder):
 
 
 def asks(name: str, form: TurnConstraint | None = ANSWER, **fields: Any) -> Request:
-    sampling = {"max_tokens": 300, "seed": len(name), "stop_ids": TOKENIZER.stop_ids, "logit_bias": HURRY}
+    sampling = {"max_tokens": 120, "seed": len(name), "stop_ids": TOKENIZER.stop_ids, "logit_bias": HURRY}
     request = {"constraint": form} | {key: fields.pop(key) for key in ("thinking_budget", "generated")
                                       if key in fields}  # fmt: skip
     return Request(name, PROMPT, SamplingParams(**(sampling | fields)), **request)
@@ -92,8 +92,11 @@ MIXED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [GpuBench, PaddedBench])
-@pytest.mark.parametrize("sizes", [{}, {"full_pages": 14, "max_context": 112}], ids=["wide", "preempted"])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [(GpuBench, {}), (PaddedBench, {"full_pages": 14, "max_context": 112})],
+    ids=["wide", "padded and preempted"],
+)
 def test_the_tokens_are_those_of_the_plain_runner(benches, kind, sizes):
     short = [MIXED[i] for i in (0, 1, 4, 6, 7, 8)] if sizes else MIXED
     bench = benches(kind, **sizes)

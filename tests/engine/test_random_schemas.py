@@ -20,21 +20,28 @@ from .random_schemas import Schemas, keywords
 from .test_constrained import asks, constrained, final_of, schema_of  # noqa: F401
 
 COUNT = int(os.environ.get("MOSSO_SCHEMAS", "48"))
-AT_ONCE = 16
+FIRST = int(os.environ.get("MOSSO_FIRST_SCHEMA", "0"))
+AT_ONCE, ATTEMPTS = 16, 24
 
 
-@pytest.mark.timeout(120 + COUNT)
+@pytest.mark.timeout(120 + 2 * COUNT)
 def test_valid_or_refused_by_name(constrained: Any) -> None:  # noqa: F811
-    """A random model closes no list by itself: what is cut at max_tokens is drawn again from other seeds."""
+    """A random model closes no list by itself: what max_tokens cuts is drawn again, and a little hotter."""
     bench = constrained(max_context=1024, full_pages=2048, window_pages=1024)
-    schemas = {str(seed): Schemas(seed).make() for seed in range(COUNT)}
+    schemas = {str(seed): Schemas(seed).make() for seed in range(FIRST, FIRST + COUNT)}
     left, refused = dict(schemas), 0
-    for attempt in range(8):
+    for attempt in range(ATTEMPTS):
         names = list(left)
         for first in range(0, len(names), AT_ONCE):
             some = names[first : first + AT_ONCE]
             requests = [
-                asks(f"{name}.{attempt}", TurnConstraint(schema_of(left[name])), seed=attempt, max_tokens=980)
+                asks(
+                    f"{name}.{attempt}",
+                    TurnConstraint(schema_of(left[name])),
+                    seed=attempt,
+                    max_tokens=980,
+                    temperature=1 + attempt / 4,
+                )
                 for name in some
             ]
             found = bench.run_all(requests)

@@ -47,6 +47,7 @@ def test_a_final_message_is_the_last_one(allowed):
     spoken = "<|channel|>final<|message|>Yes."
     assert allowed(free(0), spoken) is None
     assert allowed(free(0), spoken + "<|end|>") == {"<|return|>"}
+    assert allowed(free(0), spoken + "<|end|><|return|>") == {"<|start|>"}, "nobody stops there"
     assert allowed(free(1), spoken + "<|end|>") is None, "it may think yet"
 
 
@@ -132,7 +133,7 @@ def test_a_vocabulary_without_control_tokens(tmp_path, folder):
         token["content"] = token["content"].replace("channel", "chanel")
     (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
     bare = HarmonyConstrainer(tmp_path, 512)
-    with pytest.raises(RequestError, match="Thinking cannot be ended.*channel"):
+    with pytest.raises(RequestError, match=r"Thinking cannot be ended.*channel"):
         bare.prepare(free(1))
     with pytest.raises(RequestError):
         bare.begin(free(1), [])

@@ -176,6 +176,39 @@ def test_turns_do_not_disturb_each_other(constrainer, ids):
     assert len(set(done)) == 1
 
 
+def test_what_is_compiled_is_kept_and_the_oldest_goes(folder, monkeypatch):
+    monkeypatch.setattr("mosso.grammar.constrainer.MAX_COMPILED", 3)
+    made = []
+    compiled = HarmonyConstrainer._compile
+    monkeypatch.setattr(
+        HarmonyConstrainer, "_compile", lambda self, wanted: made.append(wanted) or compiled(self, wanted)
+    )
+    own = HarmonyConstrainer(folder, 512)
+    turns = [Turn(TurnConstraint(Grammar(GrammarKind.REGEX, letter))) for letter in "abc"]
+    for turn in (turns[0], turns[1], turns[0], turns[2], turns[0], turns[1]):
+        own.begin(turn, []).mask()
+    assert [wanted.answer.text for wanted in made if wanted != ()] == ["a", "b", "c", "b"]
+
+
+def test_a_form_that_compiles_keeps_nobody_waiting(folder, monkeypatch):
+    own, slow, go = HarmonyConstrainer(folder, 512), threading.Event(), threading.Event()
+    compiled = HarmonyConstrainer._compile
+
+    def compile_slowly(self, wanted):
+        if wanted == TurnConstraint(FORMED):
+            slow.set()
+            assert go.wait(10)
+        return compiled(self, wanted)
+
+    monkeypatch.setattr(HarmonyConstrainer, "_compile", compile_slowly)
+    thread = threading.Thread(target=own.prepare, args=(Turn(TurnConstraint(FORMED)),))
+    thread.start()
+    assert slow.wait(10)
+    assert own.begin(Turn(TurnConstraint(FREE)), []).mask()
+    go.set()
+    thread.join()
+
+
 def test_a_folder_without_tokenizer_json(tmp_path):
     with pytest.raises(RequestError, match=r"tokenizer\.json"):
         HarmonyConstrainer(tmp_path, 512).prepare(Turn(TurnConstraint(FORMED)))

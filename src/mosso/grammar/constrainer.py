@@ -29,13 +29,17 @@ _Compilable = TurnConstraint | tuple[str, ...]  # a turn's form; or the recipien
 
 
 class HarmonyConstrainer:
-    """Implements core's Constrainer for one checkpoint. The vocabulary is read with the first constraint."""
+    """Implements core's Constrainer for one checkpoint. The vocabulary is read with the first constraint.
+
+    What compiles holds no lock (nor the interpreter's), so that others begin and go on meanwhile.
+    """
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         self._folder = folder
         self._vocab_size = vocab_size
+        self._reading = Lock()  # of the vocabulary
         self._compiled: OrderedDict[_Compilable, LLMatcher] = OrderedDict()
-        self._lock = Lock()  # of the vocabulary, of `_compiled`, and of the matchers in it
+        self._lock = Lock()  # of `_compiled`, and of the matchers in it
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
@@ -46,34 +50,41 @@ class HarmonyConstrainer:
         return Control(self._vocabulary)
 
     def prepare(self, turn: Turn) -> None:
-        with self._lock:
-            assert self._control is not None  # the vocabulary is read, and has Harmony's tokens
-            self._matchers(turn)
+        self._matchers(turn)
 
     def begin(self, turn: Turn, tokens: Sequence[int]) -> TokenConstraint:
-        with self._lock:
-            form, after = self._matchers(turn)
-            formed = None if form is None else TurnForm(form.deep_copy())
-            made = HarmonyTurn(self._control, turn.thinking_budget, formed, after.deep_copy())
+        form, after = self._matchers(turn)
+        made = HarmonyTurn(
+            self._control, turn.thinking_budget, None if form is None else TurnForm(form), after
+        )
         for token in tokens:
             made.consume(token)
         return made
 
     def _matchers(self, turn: Turn) -> tuple[LLMatcher | None, LLMatcher]:
-        """The turn's form, and what follows its thinking where it has none."""
-        form = None if turn.form is None else self._compile(turn.form)
-        return form, self._compile(turn.recipients if form is None else ())
+        """For one turn alone: its form, and what follows its thinking where it has none."""
+        with self._reading:
+            assert self._control is not None  # the vocabulary is here, and has Harmony's tokens
+        form = None if turn.form is None else self._copy(turn.form)
+        return form, self._copy(turn.recipients if form is None else ())
+
+    def _copy(self, wanted: _Compilable) -> LLMatcher:
+        with self._lock:
+            matcher = self._compiled.get(wanted)
+            if matcher is not None:
+                self._compiled.move_to_end(wanted)
+                return matcher.deep_copy()
+        matcher = self._compile(wanted)
+        with self._lock:
+            self._compiled[wanted] = matcher
+            while len(self._compiled) > MAX_COMPILED:
+                self._compiled.popitem(last=False)
+            return matcher.deep_copy()
 
     def _compile(self, wanted: _Compilable) -> LLMatcher:
-        matcher = self._compiled.get(wanted)
-        if matcher is None:
-            matcher = LLMatcher(self._vocabulary, self._grammar(wanted), log_level=0, limits=LIMITS)
-            if matcher.is_error():  # each part compiled: only together are they too much
-                raise RequestError(f"The constraint cannot be honoured: {in_short(matcher.get_error())}")
-            self._compiled[wanted] = matcher
-        self._compiled.move_to_end(wanted)
-        while len(self._compiled) > MAX_COMPILED:
-            self._compiled.popitem(last=False)
+        matcher = LLMatcher(self._vocabulary, self._grammar(wanted), log_level=0, limits=LIMITS)
+        if matcher.is_error():  # each part compiled: only together are they too much
+            raise RequestError(f"The constraint cannot be honoured: {in_short(matcher.get_error())}")
         return matcher
 
     def _grammar(self, wanted: _Compilable) -> str:

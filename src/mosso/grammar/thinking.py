@@ -128,6 +128,7 @@ class Position:
         control = self.control
         if token in control.ends:
             self.place = Place.BETWEEN
+            self.is_final = self.is_final and token != control.return_  # whoever ignores it goes on
         elif token == control.start:
             self._open_header(token)
         elif token == control.message and self.place in (Place.HEADER, Place.BETWEEN):
