@@ -30,8 +30,8 @@ def arguments(position, schema=CITY, *, strict=False):
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"response_format": {"type": "text"}}, {"tools": [tool()], "tool_choice": "auto"},
-     {"tools": [tool(strict=True)], "tool_choice": "none"}, {"tools": [tool(strict=False)]}],
+    [{}, {"response_format": {"type": "text"}}, {"tools": [tool(strict=True)], "tool_choice": "none"},
+     {"tools": [tool()], "ignore_eos": True}, {"tools": [tool(strict=False)], "min_tokens": 5}],
 )  # fmt: skip
 def test_who_asks_for_nothing_is_free(chat, fields):
     assert constraint_of(chat(**fields)) is None
@@ -67,9 +67,10 @@ def test_forced_calls(chat):
     assert constraint_of(chat(tools=tools, tool_choice=named)) == TurnConstraint(None, (g,))
 
 
-def test_a_strict_tool_constrains_calls_and_leaves_the_answer_free(chat):
-    tools = [tool("f", parameters=CITY, strict=True), tool("g", parameters=CITY)]
-    calls = (Call("functions.f", arguments(0, strict=True)), Call("functions.g", arguments(1)))
+@pytest.mark.parametrize("strict", [True, False])
+def test_tools_constrain_calls_and_leave_the_answer_free(chat, strict):
+    tools = [tool("f", parameters=CITY, strict=strict), tool("g", parameters=CITY)]
+    calls = (Call("functions.f", arguments(0, strict=strict)), Call("functions.g", arguments(1)))
     assert constraint_of(chat(tools=tools)) == TurnConstraint(FREE, calls)
 
 
@@ -88,6 +89,7 @@ def test_an_answer_of_a_form_beside_tools(chat):
         ({"response_format": format_of({"type": "banana"})}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
         ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
+        ({"tools": [tool(strict=True)], "ignore_eos": True}, "ignore_eos"),
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"structured_outputs": {"json": {"type": 1}}}, "structured_outputs.json"),

@@ -69,7 +69,8 @@ def constraint_of(body: ChatRequest) -> TurnConstraint | None:
     elif choice == "required":
         constraint = forced_call(offers)
     else:
-        constraint = free_turn(_answer(body), [] if choice == "none" else offers)
+        free = bool(body.ignore_eos or body.min_tokens)  # what is measured so is no conversation
+        constraint = free_turn(_answer(body), [] if choice == "none" else offers, held=not free)
     if constraint is not None:
         check_ends(body)
     return constraint
@@ -85,9 +86,13 @@ def forced_call(offers: Sequence[Offer], name: str | None = None) -> TurnConstra
     return TurnConstraint(None, tuple(map(_call, wanted)))
 
 
-def free_turn(answer: Grammar | None, offers: Sequence[Offer]) -> TurnConstraint | None:
-    """The model chooses between an answer, of the form `answer` if there is one, and the calls."""
-    if answer is None and not any(offer.strict for offer in offers):
+def free_turn(answer: Grammar | None, offers: Sequence[Offer], *, held: bool = True) -> TurnConstraint | None:
+    """The model chooses between an answer, of the form `answer` if there is one, and the calls.
+
+    Whoever offers functions gets calls of these, with arguments of their schemas, strict or not: `held` off
+    leaves the model free where no function is strict.
+    """
+    if answer is None and not any(held or offer.strict for offer in offers):
         return None
     return TurnConstraint(answer or Grammar(GrammarKind.TEXT), tuple(map(_call, offers)))
 
