@@ -118,14 +118,25 @@ def _read(text: str) -> Any:
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
-    async for line in response.aiter_lines():
+    async for line in _text_lines(response):
         if line:
             yield "", line
 
 
+async def _text_lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Lines as SSE ends them. httpx would also end them at U+2028 and its like, which JSON may hold."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).replace(b"\r\n", b"\n").split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
 async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, str]]:
     name, data = "", []
-    async for line in response.aiter_lines():
+    async for line in _text_lines(response):
         label, _, value = line.partition(":")
         value = value.removeprefix(" ")
         match label:

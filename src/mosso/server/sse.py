@@ -8,6 +8,7 @@ that stays but reads nothing counts as gone after SEND_SECONDS: what it does not
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from mosso.server.record import record_of
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
+_LINE_ENDS = re.compile(rb"\xe2\x80[\xa8\xa9]|\xc2\x85")  # U+2028, U+2029, U+0085
 SEND_SECONDS = 60.0  # that one write may wait for the client to read
 _HEADERS = (
     (b"cache-control", b"no-cache"),
@@ -129,9 +131,15 @@ class EventStream(Response):
         await _write(send, self._framing.failure(fault), more=False)
 
 
+def one_line(payload: bytes) -> bytes:
+    """JSON without the characters that end a line in Unicode, though neither in SSE nor in JSON: clients that
+    read lines as text (httpx, and so the ollama package) would tear an event apart at them."""
+    return _LINE_ENDS.sub(lambda found: b"\\u%04x" % ord(found.group().decode()), payload)
+
+
 async def _write(send: Send, body: bytes, *, more: bool = True) -> None:
     try:
         async with asyncio.timeout(SEND_SECONDS):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+            await send({"type": "http.response.body", "body": one_line(body), "more_body": more})
     except TimeoutError:
         raise ClientGone from None
