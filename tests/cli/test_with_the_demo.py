@@ -84,6 +84,44 @@ def test_generate_answers_and_resumes(run, url, tmp_path) -> None:
     assert len(target.read_text().splitlines()) == 7
 
 
+def test_generate_answers_a_batch_file_as_a_batch_does(run, url, tmp_path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bodies = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "What is 2 + 3?"}]},
+        "/v1/completions": {"prompt": "hello", "max_tokens": 2},
+        "/v1/responses": {"input": "What is 2 + 3?"},
+    }
+    lines = [
+        {"custom_id": path, "method": "POST", "url": path, "body": {"temperature": 0, **body}}
+        for path, body in bodies.items()
+    ]
+    bad = {"custom_id": "bad", "method": "POST", "url": "/v1/responses", "body": {"input": 1}}
+    source.write_text("".join(json.dumps(line) + "\n" for line in [*lines, bad, {"input": "hello"}]))
+    result = run("generate", source, target, "--model", url)
+    assert "4 answered, 0 were there already, 1 failed" in result.output
+    rows = {row["custom_id"]: row for row in map(json.loads, target.read_text().splitlines())}
+    for path in bodies:
+        assert rows[path].keys() == {"id", "custom_id", "response", "error"}
+        assert rows[path]["response"]["status_code"] == 200
+        assert rows[path]["error"] is None
+    assert (
+        rows["/v1/chat/completions"]["response"]["body"]["choices"][0]["message"]["content"] == "2 + 3 = 5."
+    )
+    assert rows["bad"]["response"]["status_code"] == 400
+    assert rows["bad"]["response"]["body"]["error"]["param"] == "input"
+    assert rows["5"]["response"]["object"] == "response"
+    again = run("generate", source, target, "--model", url)
+    assert "0 answered, 4 were there already, 1 failed" in again.output, "only what failed is tried again"
+
+
+def test_generate_says_that_it_cannot_write(run, url, tmp_path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "hello", "max_tokens": 1}\n')
+    result = run("generate", source, "/dev/full", "--model", url)
+    assert result.exit_code == 1
+    assert "cannot write /dev/full" in result.output
+
+
 def test_generate_keeps_going_past_a_bad_request(run, url, tmp_path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = {"messages": [{"role": "user", "content": "hello"}]}
@@ -123,7 +161,12 @@ def test_generate_reads_lines_as_json_lines_has_them(run, url, tmp_path) -> None
 
 def test_generate_names_a_bad_line(run, tmp_path) -> None:
     source = tmp_path / "in.jsonl"
-    for text, said in (("not json", "not JSON"), ("[]", "JSON object"), ("{}", "neither")):
+    for text, said in (
+        ("not json", "not JSON"),
+        ("[]", "JSON object"),
+        ("{}", "neither"),
+        ('{"url": "/v1/embeddings", "body": {"input": "x"}}', "/v1/embeddings"),
+    ):
         source.write_text(text + "\n")
         result = run("generate", source, tmp_path / "out.jsonl")
         assert result.exit_code == 1

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mosso.api.batch_lines import LineError, failure_line, read_object, result_line
+from mosso.api.seats import Seat, Seats, work_through
 from mosso.cli.chat_command import connected
 from mosso.cli.engine_options import brief_engine_options
 from mosso.core.errors import UsageError
@@ -22,13 +24,20 @@ RETRY_SECONDS = 1.0
 TIMEOUT = httpx.Timeout(None, connect=30.0)  # an answer may take as long as it takes
 
 
+ENDPOINTS = {"messages": "/v1/chat/completions", "prompt": "/v1/completions", "input": "/v1/responses"}
+"""Which endpoint takes a body, by the field that it must have."""
+OURS = ("model", "stream", "stream_options", "background")  # fields of a body that are not the line's to say
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request: its identity in the output, where it goes, what it says."""
+    """One request: its identity in the output, where it goes, what it says. `batch`: it stood in a line of an
+    OpenAI batch file, and its result will."""
 
     id: str
     url: str
     body: dict[str, Any]
+    batch: bool
 
 
 @click.command("generate")
@@ -43,11 +52,14 @@ def command(
 ) -> None:
     """Answer every request of IN.jsonl and append the responses to OUT.jsonl.
 
-    A line is the body of a chat completion ({"messages": [...]}), of a completion ({"prompt": "..."}), or a
-    line of an OpenAI batch file ({"custom_id": ..., "url": ..., "body": {...}}). An output line has the
-    request's custom_id (or its line number), and `response` or `error`. Lines that OUT.jsonl answers already
-    are skipped, so a run that was stopped goes on where it was; a request that failed is tried again and gets
-    another line. IN.jsonl is checked as a whole before the first request.
+    A line is the body of a chat completion ({"messages": [...]}), of a completion ({"prompt": "..."}) or of a
+    response ({"input": ...}), and its output line has the request's custom_id (or its line number), and
+    `response` or `error`. Or it is a line of an OpenAI batch file ({"custom_id": ..., "method": "POST",
+    "url": ..., "body": {...}}), and its output line is one of a batch's output file.
+
+    Lines that OUT.jsonl answers already are skipped, so a run that was stopped goes on where it was; a
+    request that failed is tried again and gets another line. IN.jsonl is checked as a whole before the first
+    request.
     """
     lines = read_lines(source)
     check_target(source, target)
@@ -59,10 +71,16 @@ def command(
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
             Progress(*columns, console=Console(stderr=True)) as progress,
-            target.open("a", encoding="utf-8") as out,
+            target.open("ab", buffering=0) as out,
         ):
             bar = progress.add_task("generating", total=len(lines), completed=len(lines) - len(todo))
-            failed = asyncio.run(runner.run(todo, out, lambda: progress.advance(bar)))
+            try:
+                failed = asyncio.run(runner.run(todo, out, lambda: progress.advance(bar)))
+            except ExceptionGroup as group:  # the first fault ended the others
+                fault = group.exceptions[0]
+                if isinstance(fault, OSError):
+                    raise UsageError(f"cannot write {target}: {fault}") from None
+                raise fault from None
     there = len(lines) - len(todo)
     click.echo(f"{len(todo) - failed} answered, {there} were there already, {failed} failed", err=True)
     if failed:
@@ -74,30 +92,36 @@ def command(
 def read_lines(path: Path) -> list[Line]:
     lines: list[Line] = []
     seen: set[str] = set()
-    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):  # str.splitlines cuts inside strings
-        if not text.strip():
-            continue
-        line = read_line(text, f"{path}:{number}", str(number))
-        if line.id in seen:
-            raise UsageError(f"{path}:{number}: the custom_id {line.id!r} stands twice")
-        seen.add(line.id)
-        lines.append(line)
+    with path.open("rb") as file:  # its lines end in line feeds only
+        for number, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                line = read_line(text, str(number))
+            except LineError as error:
+                raise UsageError(f"{path}:{number}: {error}") from None
+            if line.id in seen:
+                raise UsageError(f"{path}:{number}: the custom_id {line.id!r} stands twice")
+            seen.add(line.id)
+            lines.append(line)
     return lines
 
 
-def read_line(text: bytes, where: str, number: str) -> Line:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{where}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"{where}: a line must be a JSON object")
-    body = value.get("body", {k: v for k, v in value.items() if k != "custom_id"})
-    if not isinstance(body, dict) or not ("messages" in body or "prompt" in body):
-        raise UsageError(f"{where}: neither `messages` nor `prompt`")
-    body = {key: item for key, item in body.items() if key not in ("model", "stream", "stream_options")}
-    endpoint = "/chat/completions" if "messages" in body else "/completions"
-    return Line(str(value.get("custom_id", number)), endpoint, body)
+def read_line(text: bytes, number: str) -> Line:
+    """More is taken than a batch takes: a body by itself, a line without a custom_id, a method or a url."""
+    value = read_object(text)
+    batch = "body" in value
+    body = value["body"] if batch else {k: v for k, v in value.items() if k != "custom_id"}
+    fields = [name for name in ENDPOINTS if isinstance(body, dict) and name in body]
+    if not fields:
+        raise LineError("invalid_value", "neither `messages` nor `prompt` nor `input`")
+    url = (value.get("url") if batch else None) or ENDPOINTS[fields[0]]
+    if url not in ENDPOINTS.values():
+        raise LineError(
+            "invalid_url", f"the url {str(url)[:80]!r} is none of {', '.join(ENDPOINTS.values())}"
+        )
+    kept = {key: item for key, item in body.items() if key not in OURS}
+    return Line(str(value.get("custom_id", number)), url, kept, batch)
 
 
 def check_target(source: Path, target: Path) -> None:
@@ -109,7 +133,7 @@ def check_target(source: Path, target: Path) -> None:
 
 def answered(path: Path) -> set[str]:
     """The ids that have a response. A last line cut by a crash is dropped from the file first."""
-    if not path.exists():
+    if not path.is_file():  # a device has nothing to tell, or never ends
         return set()
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
@@ -119,7 +143,8 @@ def answered(path: Path) -> set[str]:
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             entry = json.loads(line)
-            if entry.get("response"):
+            response = entry.get("response")
+            if response and response.get("status_code", 200) < 400:
                 done.add(entry["custom_id"])
         except (ValueError, AttributeError, KeyError):
             raise UsageError(
@@ -137,43 +162,78 @@ class Runner:
         self.headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.concurrency = concurrency
 
-    async def run(self, lines: Iterable[Line], out: TextIO, advance: Any) -> int:
+    async def run(self, lines: Sequence[Line], out: BinaryIO, advance: Callable[[], None]) -> int:
         """Writes each answer as it comes, whole lines only; returns how many failed."""
-        queue = iter(lines)
         failed = 0
         limits = httpx.Limits(max_connections=self.concurrency)
         async with httpx.AsyncClient(
             base_url=self.url, headers=self.headers, timeout=TIMEOUT, limits=limits
         ) as http:
 
-            async def work() -> None:
+            async def work(line: Line, seat: Seat) -> None:
                 nonlocal failed
-                for line in queue:
-                    result = await self.answer(http, line)
-                    failed += "error" in result
-                    out.write(json.dumps({"custom_id": line.id, **result}, ensure_ascii=False) + "\n")
-                    out.flush()
-                    advance()
+                result, is_answer = await self.answer(http, line)
+                failed += not is_answer
+                _append(out, result)
+                advance()
 
-            await asyncio.gather(*(work() for _ in range(self.concurrency)))
+            await work_through(_each(lines), work, Seats(self.concurrency), ("", ""))
         return failed
 
-    async def answer(self, http: httpx.AsyncClient, line: Line) -> dict[str, Any]:
+    async def answer(self, http: httpx.AsyncClient, line: Line) -> tuple[bytes, bool]:
+        """The output line, and whether it holds an answer."""
+        path = line.url.removeprefix("/v1")  # the base URL ends in it
         while True:
             try:
-                response = await http.post(line.url, json={**line.body, "model": self.model})
+                response = await http.post(path, json={**line.body, "model": self.model})
             except httpx.HTTPError as error:
-                return {"error": {"message": f"the connection broke: {error}"}}
-            if response.status_code in (429, 503):
+                message = f"the connection broke: {error}"
+                if line.batch:
+                    return failure_line(line.id, "connection_error", message), False
+                return _plain(line, error={"message": message}), False
+            refused_for_now = response.status_code in (429, 503)
+            if refused_for_now and response.headers.get("x-should-retry") != "false":
                 await asyncio.sleep(float(response.headers.get("retry-after", RETRY_SECONDS)))
                 continue
+            if line.batch:
+                body = response.content if _is_json(response) else json.dumps(_fault(response)).encode()
+                answered = result_line(line.id, status=response.status_code, body=body)
+                return answered, not response.is_error
             if response.is_error:
-                return {"error": _error_of(response)}
-            return {"response": response.json()}
+                return _plain(line, error=_fault(response)["error"]), False
+            return _plain(line, response=response.json()), True
 
 
-def _error_of(response: httpx.Response) -> Any:
+async def _each(lines: Sequence[Line]) -> AsyncIterator[Line]:
+    for line in lines:
+        yield line
+
+
+def _append(out: BinaryIO, line: bytes) -> None:
+    """The whole line is the file's when this returns: a buffer would keep what a full disk refuses."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[out.write(rest) :]
+
+
+def _plain(line: Line, **result: Any) -> bytes:
+    return json.dumps({"custom_id": line.id, **result}, ensure_ascii=False).encode() + b"\n"
+
+
+def _is_json(response: httpx.Response) -> bool:
     try:
-        return response.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return {"message": response.text[:200], "status": response.status_code}
+        response.json()
+    except ValueError:
+        return False
+    return b"\n" not in response.content  # it shall stand in one line
+
+
+def _fault(response: httpx.Response) -> dict[str, Any]:
+    """The body of an answer that is an error, whatever was sent."""
+    try:
+        found = response.json()
+        if isinstance(found, dict) and "error" in found:
+            return found
+    except ValueError:
+        pass
+    return {"error": {"message": response.text[:200], "status": response.status_code}}
