@@ -130,8 +130,8 @@ def test_what_codex_sends(serve):
     [
         ([{"type": "local_shell"}], "tools[0].type"),
         ([{"type": "file_search", "vector_store_ids": []}], "tools[0].type"),
-        ([PATCH | {"format": {"type": "grammar", "syntax": "lark"}}], "tools[0].format"),
-        ([PATCH | {"format": {"type": "text", "definition": "x"}}], "tools[0].format"),
+        ([PATCH | {"format": {"type": "grammar", "syntax": "lark"}}], "tools[0].format.definition"),
+        ([PATCH | {"format": {"type": "text", "definition": "x"}}], "tools[0].format.definition"),
         ([PATCH, PATCH], "tools[1].name"),
         ([SPACE, SPACE], "tools[1].tools[0].name"),
         ([SPACE | {"tools": [SPACE]}], "tools[0].tools[0].type"),

@@ -34,11 +34,12 @@ def keyed(serve):
 def schemathesis(url: str, *arguments: str) -> str:
     """What the tool says; its settings are those of this folder."""
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", *arguments]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+@pytest.mark.timeout(600)  # half a minute on a machine that does nothing else
 def test_every_check_of_schemathesis(serve):
     server = serve(api={"aliases": ("demo",)})
     server.source.batch = 8

@@ -10,7 +10,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mosso.api.responses_schema import CustomTool, FunctionTool, NamespaceTool, ResponsesRequest
+from mosso.api.responses_schema import (
+    CustomTool,
+    FunctionTool,
+    GrammarInput,
+    NamespaceTool,
+    ResponsesRequest,
+)
 from mosso.api.structure import Offer
 from mosso.api.tool_calls import MAX_NAME, check_schema, shown_name
 from mosso.core.constraints import Grammar, GrammarKind
@@ -45,7 +51,7 @@ class ClientTool:
         if isinstance(self.tool, FunctionTool):
             return HarmonyFunction(shown, about, self.tool.parameters or None)
         form = self.tool.format
-        if form is not None and form.definition is not None:
+        if isinstance(form, GrammarInput):
             about += f"\nIts input follows this {form.syntax} grammar:\n{form.definition}"
         return HarmonyFunction(shown, about.lstrip("\n"), {"type": "string"})
 
@@ -54,7 +60,7 @@ class ClientTool:
             return Offer(self.plain, self.tool.parameters, bool(self.tool.strict), f"{self.where}.parameters")
         form = self.tool.format
         content = Grammar(GrammarKind.TEXT)
-        if form is not None and form.definition is not None:
+        if isinstance(form, GrammarInput):
             kind = GrammarKind.LARK if form.syntax == "lark" else GrammarKind.REGEX
             content = Grammar(kind, form.definition, f"{self.where}.format.definition")
         strict = content.kind is not GrammarKind.TEXT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, Field, TypeAdapter
 
 from mosso.api.chat_schema import Metadata
 from mosso.api.responses_tool_schema import (
@@ -176,16 +176,17 @@ class FunctionTool(WireModel):
     output_schema: dict[str, Any] | None = None  # what the client will answer with; nothing here needs it
 
 
-class CustomFormat(WireModel):
-    type: Literal["text", "grammar"]
-    syntax: Literal["lark", "regex"] | None = None
-    definition: str | None = Field(None, max_length=1 << 20)
+class FreeInput(WireModel):
+    type: Literal["text"]
 
-    @model_validator(mode="after")
-    def _whole(self) -> CustomFormat:
-        if [self.syntax is not None, self.definition is not None] != [self.type == "grammar"] * 2:
-            raise ValueError("a grammar has syntax and definition, text has neither")
-        return self
+
+class GrammarInput(WireModel):
+    type: Literal["grammar"]
+    syntax: Literal["lark", "regex"]
+    definition: str = Field(max_length=1 << 20)
+
+
+CustomFormat = Annotated[FreeInput | GrammarInput, Field(discriminator="type")]
 
 
 class CustomTool(WireModel):
