@@ -113,9 +113,9 @@ def p99(values) -> float:
 def test_those_who_are_let_in_hardly_feel_the_others():
     (unloaded,) = alone().whole.values()
     (first,) = alone().first.values()
-    capacity = World(max_slowdown=1.5)
-    capacity.flood(20, a=1.5 / unloaded)
-    world = World(max_slowdown=1.5)
+    capacity = World(max_slowdown=1.8)
+    capacity.flood(20, a=3.0 / unloaded)
+    world = World(max_slowdown=1.8)
     world.flood(60, a=10 * capacity.rate())
     assert world.refused["a"] > 0.85 * world.asked["a"]
     assert world.rate() > 0.95 * capacity.rate(), "no collapse"
