@@ -106,11 +106,11 @@ class Sampler:
         """Only the constrained rows are copied and changed."""
         if not allowed.at:
             return logits
+        tokens = torch.from_numpy(unpack(allowed.masks, logits.shape[-1])).to(self._device)
+        if len(allowed.at) == len(logits):
+            return kernels.restrict(logits, tokens)
         at = torch.tensor(allowed.at).to(self._device)
-        tokens = unpack(allowed.masks, logits.shape[-1])
-        return logits.index_copy(
-            0, at, kernels.restrict(logits[at], torch.from_numpy(tokens).to(self._device))
-        )
+        return logits.index_copy(0, at, kernels.restrict(logits[at], tokens))
 
     def _gather(self, work: Sequence[RowWork]) -> _Batch:
         requests = [self._request(item.row) for item in work]
