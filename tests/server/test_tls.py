@@ -1,5 +1,6 @@
 """https: a real handshake, and what cannot be served with."""
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from mosso.core.errors import UsageError
-from mosso.server.tls import tls_context
+from mosso.server import run
+from mosso.server.tls import Certificate
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def trusting(authority) -> ssl.SSLContext:
 @pytest.mark.parametrize("together", [False, True])
 def test_a_client_that_trusts_the_certificate_gets_answers(serve, files, trusting, together):
     cert, key, both = files
-    server = serve(tls=tls_context(both, None) if together else tls_context(cert, key))
+    server = serve(tls=Certificate(both) if together else Certificate(cert, key))
     assert server.url.startswith("https://127.0.0.1:")
     with httpx.Client(base_url=server.url, verify=trusting) as client:
         body = {"messages": [{"role": "user", "content": "hi"}]}
@@ -53,7 +55,7 @@ def test_a_client_that_trusts_the_certificate_gets_answers(serve, files, trustin
 
 
 def test_who_does_not_trust_it_and_who_speaks_plainly_get_nothing(serve, files):
-    server = serve(tls=tls_context(*files[:2]))
+    server = serve(tls=Certificate(*files[:2]))
     with httpx.Client() as client:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             client.get(server.url + "/health")
@@ -62,11 +64,41 @@ def test_who_does_not_trust_it_and_who_speaks_plainly_get_nothing(serve, files):
 
 
 def test_old_versions_of_tls_are_refused(serve, files, trusting):
-    server = serve(tls=tls_context(*files[:2]))
+    server = serve(tls=Certificate(*files[:2]))
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         trusting.minimum_version = trusting.maximum_version = ssl.TLSVersion.TLSv1_1
     with httpx.Client(verify=trusting) as client, pytest.raises(httpx.ConnectError):
         client.get(server.url + "/health")
+
+
+def shown(server, trusting: ssl.SSLContext) -> str:
+    """The number of the certificate that a new connection is shown."""
+    with (
+        socket.create_connection(server.address) as plain,
+        trusting.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
+    ):
+        return sock.getpeercert()["serialNumber"]
+
+
+def test_a_renewed_certificate_is_taken_over_and_a_broken_one_is_not(
+    serve, files, trusting, authority, soon, monkeypatch, caplog
+):
+    monkeypatch.setattr(run, "LOOK_TICKS", 1)
+    cert, key, _ = files
+    server = serve(tls=Certificate(cert, key))
+    first = shown(server, trusting)
+    with httpx.Client(base_url=server.url, verify=trusting) as client:
+        client.get("/health")
+        renewed = authority.issue_cert("127.0.0.1")
+        cert.write_bytes(renewed.cert_chain_pems[0].bytes())  # its key comes a moment later
+        soon(lambda: "the certificate stays as it was" in caplog.text)
+        assert shown(server, trusting) == first
+        key.write_bytes(renewed.private_key_pem.bytes())
+        soon(lambda: shown(server, trusting) != first)
+        key.unlink()
+        soon(lambda: len(caplog.records) == 2)
+        assert client.get("/health").status_code == 200
+    assert len(caplog.records) == 2, "each trouble is said once"
 
 
 def test_what_cannot_be_served_with_is_named(files, tmp_path):
@@ -81,6 +113,6 @@ def test_what_cannot_be_served_with_is_named(files, tmp_path):
     )
     for wrong, fault in ((cert, None), (cert, other), (key, key), (cert, tmp_path / "none")):
         with pytest.raises(UsageError, match=str(wrong)):
-            tls_context(wrong, fault)
+            Certificate(wrong, fault)
     with pytest.raises(UsageError, match="the key is encrypted"):
-        tls_context(cert, locked)
+        Certificate(cert, locked)

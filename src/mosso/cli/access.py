@@ -6,7 +6,6 @@ import ipaddress
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from mosso.cli.stores import beside, default_path
 from mosso.core.errors import UsageError
 from mosso.server.keys import VARIABLE, FixedKeys, KeyFile, Keys, key_of_variable
 from mosso.server.tenants import Tenants
-from mosso.server.tls import tls_context
+from mosso.server.tls import Certificate
 from mosso.server.usage_store import UsageStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,7 +36,10 @@ _OPTIONS = (
         "--metrics", type=click.Choice(["open", "keyed"]), default="open", show_default=True,
         help="Whether /metrics asks for a key too.",
     ),
-    click.option("--tls-cert", type=_FILE, metavar="PEM", help="Serve https with this certificate chain."),
+    click.option(
+        "--tls-cert", type=_FILE, metavar="PEM",
+        help="Serve https with this certificate chain; it may be renewed while the server runs.",
+    ),
     click.option("--tls-key", type=_FILE, metavar="PEM", help="Its key; default: in the same file."),
     click.option(
         "--cors-origin", "cors_origins", multiple=True, metavar="ORIGIN",
@@ -52,7 +54,7 @@ class Access:
     """What those flags say."""
 
     keys: Keys | None
-    tls: ssl.SSLContext | None
+    tls: Certificate | None
     open_metrics: bool
     cors_origins: tuple[str, ...]
 
@@ -72,7 +74,7 @@ def take_access(options: dict[str, Any]) -> Access:
         _check_origin(origin)
     return Access(
         keys=_keys(options.pop("api_keys"), os.environ.get(VARIABLE)),
-        tls=None if cert is None else tls_context(cert, key),
+        tls=None if cert is None else Certificate(cert, key),
         open_metrics=options.pop("metrics") == "open",
         cors_origins=origins,
     )

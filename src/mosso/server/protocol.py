@@ -86,7 +86,7 @@ class Connection(HttpToolsProtocol):
         busy = self.flow.read_paused or (running is not None and not running.response_complete)
         left = self._began + WHOLE_SECONDS + self._received / SLOWEST - self.loop.time()
         if busy or left > 0:
-            self._waits = self.loop.call_later(max(left, 1.0), self._look)
+            self._waits = self.loop.call_later(1.0 if busy else left, self._look)
         elif self._received and (asked is None or not asked.response_started):
             self._refuse(408, "The request did not come whole in time.")
         else:

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -25,9 +24,11 @@ from fastapi import FastAPI
 from mosso.core.errors import UsageError
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.protocol import Connection
+from mosso.server.tls import Certificate
 
 T = TypeVar("T")
 BACKLOG = 2048
+LOOK_TICKS = 50  # of a tenth of a second, between two looks at the certificate
 CUT_SECONDS = 1  # streams cut at the end of the drain get so long to tell it and to free what they hold
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is closed after this; longer than clients keep theirs (httpx, and so the openai package:
@@ -39,9 +40,14 @@ class Server(uvicorn.Server):
     """uvicorn, with a drain before its shutdown."""
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, on_start: Callable[[], object] | None = None
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        on_start: Callable[[], object] | None = None,
+        certificate: Certificate | None = None,
     ) -> None:
         super().__init__(config)
+        self._certificate = certificate
         self._lifecycle = lifecycle
         self._on_start = on_start
 
@@ -65,6 +71,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._certificate is not None and counter % LOOK_TICKS == 0:
+            self._certificate.look()
         return await super().on_tick(counter) or self._lifecycle.may_exit()
 
 
@@ -98,7 +106,7 @@ async def serve_async(
     sock: socket.socket,
     on_start: Callable[[], object] | None = None,
     *,
-    tls: ssl.SSLContext | None = None,
+    tls: Certificate | None = None,
 ) -> None:
     """Serve on a socket made by `bind` until a signal; `on_start` is called once connections are accepted."""
     config = uvicorn.Config(
@@ -112,9 +120,9 @@ async def serve_async(
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CUT_SECONDS,
-        ssl_context_factory=None if tls is None else lambda config, default: tls,
+        ssl_context_factory=None if tls is None else lambda config, default: tls.context,
     )
-    await Server(config, app.state.lifecycle, on_start).serve(sockets=[sock])
+    await Server(config, app.state.lifecycle, on_start, tls).serve(sockets=[sock])
 
 
 def serve(
@@ -123,7 +131,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     on_start: Callable[[str], None] | None = None,
-    tls: ssl.SSLContext | None = None,
+    tls: Certificate | None = None,
 ) -> None:
     """serve_async on an address and an event loop of its own; `on_start` is told the server's URL."""
     with bind(host, port) as sock:
