@@ -6,13 +6,15 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from openai import BadRequestError, OpenAI
 
 from mosso.api.responses_store import StoredResponse
-from mosso.cli.stores import default_path, open_store
+from mosso.cli.stores import StoreLimits, default_path, open_store
 from mosso.core.errors import UsageError
 
 RECORD = StoredResponse("a", "", 2_000_000_000, b"{}", b"[]")
@@ -34,6 +36,20 @@ async def test_a_port_has_a_file_of_its_own():
         assert await store.get("", "a") is None
     key = default_path(8000).with_name("responses-8000.sqlite3.key")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+async def test_limits_of_age_and_size(tmp_path):
+    """A response of long ago goes; of those that are too much together, the oldest."""
+    long_ago = replace(RECORD, created=int(time.time()) - 3600)
+    with open_store(tmp_path / "a", 1, StoreLimits(days=0.01)) as (store, _):
+        await store.put(long_ago)
+        await store.put(replace(RECORD, id="b"))
+        assert await store.get("", "a") is None
+    with open_store(tmp_path / "b", 1, StoreLimits(days=1, size=100_000)) as (store, _):
+        await store.put(replace(long_ago, body=b"x" * 80_000))
+        await store.put(replace(RECORD, id="b", body=b"x" * 80_000))
+        assert await store.get("", "a") is None
+        assert await store.get("", "b") is not None
 
 
 async def test_any_free_port_keeps_nothing(tmp_path):

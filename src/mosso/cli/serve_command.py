@@ -60,6 +60,20 @@ logger = logging.getLogger("mosso")
     help="File that keeps the responses of /v1/responses, files and batches beside it; default: one for the "
     "port, in the state folder.",
 )
+@click.option(
+    "--store-days",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Responses are kept so long.",
+)
+@click.option(
+    "--store-size",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="MiB of responses that are kept; the oldest go first.",
+)
 @access_options
 @operations_options
 @tool_options
@@ -92,12 +106,13 @@ def command(
 async def _serve(model: Model, host: str, port: int, store: Path | None, options: dict[str, Any]) -> None:
     """Serve until a signal; raises EngineError when it was the engine's death that ended it."""
     from mosso.cli.serving import server_settings, serving
-    from mosso.cli.stores import open_batches, open_store
+    from mosso.cli.stores import StoreLimits, open_batches, open_store
     from mosso.server.run import bind, serve_async, url_of
 
     operations = operations_of(options)
     access = take_access(options)
     flags = take_tools(options)
+    limits = StoreLimits(options.pop("store_days"), options.pop("store_size") * MIB)
     server = server_settings(
         model,
         stuck_seconds=operations.stuck_after,
@@ -114,7 +129,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
         sock = owned.enter_context(bind(host, port))  # before the model loads: a taken port is said at once
         url = url_of(sock, tls=access.tls is not None)
         warn_of_strangers(access, sock)
-        kept, sealer = owned.enter_context(open_store(store, port))
+        kept, sealer = owned.enter_context(open_store(store, port, limits))
         tenants = owned.enter_context(open_tenants(access, store, port))
         async with (
             opened_tools(flags) as tools,

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.fernet import Fernet
@@ -20,16 +21,29 @@ from mosso.api.responses_store import StoreError
 from mosso.api.sealing import Sealer
 from mosso.core.errors import UsageError
 from mosso.server.batch_store import SqliteBatchStore
-from mosso.server.sqlite_store import SqliteStore
+from mosso.server.sqlite_store import DAY, SqliteStore
 
 logger = logging.getLogger("mosso")
 
 
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How long responses are kept, in days, and how many bytes of them; what is older, or over, goes."""
+
+    days: float = 30.0
+    size: int = 1 << 30
+
+    def store(self, path: Path | None = None) -> SqliteStore:
+        return SqliteStore(path, max_age=int(self.days * DAY), max_bytes=self.size)
+
+
 @contextmanager
-def open_store(path: Path | None, port: int) -> Iterator[tuple[SqliteStore, Sealer]]:
+def open_store(
+    path: Path | None, port: int, limits: StoreLimits | None = None
+) -> Iterator[tuple[SqliteStore, Sealer]]:
     """The store at `path` (default: the port's own) and the sealer that goes with it; closed at the end."""
     with ExitStack() as owned:
-        store, sealer = _opened(path, port, owned)
+        store, sealer = _opened(path, port, limits or StoreLimits(), owned)
         owned.callback(store.close)
         yield store, sealer
 
@@ -63,19 +77,21 @@ def default_path(port: int) -> Path:
     return Path(state) / "mosso" / f"responses-{port}.sqlite3"
 
 
-def _opened(path: Path | None, port: int, owned: ExitStack) -> tuple[SqliteStore, Sealer]:
+def _opened(
+    path: Path | None, port: int, limits: StoreLimits, owned: ExitStack
+) -> tuple[SqliteStore, Sealer]:
     if path is None and not port:
-        return SqliteStore(), Sealer()
+        return limits.store(), Sealer()
     where = path or default_path(port)
     try:
         where.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _lock(where, owned)
-        return SqliteStore(where), Sealer(_key(where))
+        return limits.store(where), Sealer(_key(where))
     except (OSError, RuntimeError, StoreError, ValueError) as error:
         if path is not None:
             raise UsageError(f"cannot keep responses in {where}: {error}") from None
         logger.warning("responses are kept in memory only: %s: %s", where, error)
-        return SqliteStore(), Sealer()
+        return limits.store(), Sealer()
 
 
 def _lock(path: Path, owned: ExitStack) -> None:
