@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 MODEL ?= demo
 
-.PHONY: serve test check format bench web web-check clean
+.PHONY: serve test check format bench docs web web-check clean
 
 serve: .venv/run.stamp
 	@exec $(BIN)/mosso serve $(MODEL) $(ARGS)
@@ -24,6 +24,10 @@ format: .venv/dev.stamp
 
 bench: .venv/run.stamp
 	$(BIN)/mosso bench engine $(MODEL) $(ARGS)
+
+# The documents as a site, in build/site.
+docs: .venv/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The playground: its sources lie in web/, what is built of them in the package.
 web: web/node_modules/.package-lock.json

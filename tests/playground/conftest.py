@@ -90,6 +90,13 @@ class Tab:
     def switch(self, name: str) -> None:
         self.page.get_by_role("switch", name=name).click()
 
+    def picture(self, name: str) -> None:
+        """For the documents, where MOSSO_PICTURES names their folder."""
+        if folder := os.environ.get("MOSSO_PICTURES"):
+            self.page.mouse.move(700, 700)
+            self.page.wait_for_timeout(400)  # what fades in or out
+            self.page.screenshot(path=f"{folder}/{name}.png")
+
     def close(self) -> None:
         self.context.close()
         assert self.complaints == []

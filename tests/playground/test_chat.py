@@ -21,6 +21,7 @@ def test_a_conversation_with_its_thinking_and_its_speed(demo, open_tab):
     expect(thinking.locator(".thought")).to_be_hidden()
     thinking.locator("summary").click()
     expect(thinking.locator(".thought")).to_be_visible()
+    tab.picture("light")
     expect(tab.page.get_by_test_id("speed")).to_have_text(
         re.compile(r"first token \d+ ms\d+ tokens/s\d+ tokens \(\d+ thinking\)prompt \d+, \d+ cached")
     )
@@ -63,6 +64,7 @@ def test_a_tool_is_defined_called_and_answered_by_hand(demo, open_tab):
     call = page.get_by_role("group", name="Call of get_weather")
     expect(call.get_by_label("Arguments")).to_contain_text('"city": "Paris"')
     call.get_by_label("Result").fill("rainy, 9 degrees")
+    tab.picture("tools")
     call.get_by_role("button", name="Send the result").click()
     expect(page.get_by_role("region", name="Answer")).to_contain_text("rainy")
     assert [item["type"] for item in tab.bodies[1]["input"]][-1] == "function_call_output"
@@ -118,6 +120,7 @@ def test_two_settings_side_by_side(demo, open_tab):
     tab.answered(2)
     expect(page.get_by_role("region", name="Answer A")).to_contain_text("42")
     expect(page.get_by_role("region", name="Answer B")).to_contain_text("42")
+    tab.picture("compare")
     assert {body["reasoning"]["effort"] for body in tab.bodies} == {"medium", "high"}
     tab.ask("What is 3 + 4?")
     tab.answered(4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from playwright.sync_api import expect
 from scripted_server import scripted
 
 ROOT = Path(__file__).parents[2]
-PICTURES = os.environ.get("MOSSO_PICTURES")  # a folder: the documents' screenshots are written there
 RICH = """# Title
 
 Some **bold** text, `code`, a [link](https://example.test), and mathematics: \\(a^2 + b^2 = c^2\\).
@@ -30,12 +28,6 @@ def add(a: int, b: int) -> int:
 
 - [x] done
 """
-
-
-def picture(page, name: str) -> None:
-    if PICTURES:
-        page.wait_for_timeout(300)  # transitions
-        page.screenshot(path=f"{PICTURES}/{name}.png")
 
 
 def axe(page) -> list[str]:
@@ -85,7 +77,8 @@ def test_axe_finds_nothing_serious(say, open_tab, scheme, width):
     page.locator(".thinking summary").click()
     assert axe(page) == []
     if width > 1000:
-        picture(page, scheme)
+        if scheme == "dark":
+            tab.picture("dark")
         for name in ("Tools", "Format"):
             tab.settings(name)
             if name == "Tools":
@@ -100,7 +93,7 @@ def test_axe_finds_nothing_serious(say, open_tab, scheme, width):
         page.get_by_test_id("running").wait_for()
         assert axe(page) == []
     else:
-        picture(page, f"narrow-{scheme}")
+        tab.picture(f"narrow-{scheme}")
         for panel in ("Conversations", "Settings", "Engine"):
             page.get_by_role("button", name=panel, exact=True).click()
             assert axe(page) == []

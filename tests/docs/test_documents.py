@@ -1,0 +1,102 @@
+"""Every shell and Python example of README and site runs on the demo; the site builds without a warning."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NOT_RUN = {
+    "make serve": "it is what the fixture does",
+    "make test": "it is what runs this",
+    "mosso serve": "it is what the fixture does",
+}
+HERE = re.compile(r"(127\.0\.0\.1|localhost):8000")
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    """Address and port of a server of the demo."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "error"],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    found = re.search(r"http://([\d.:]+)", process.stdout.readline())
+    assert found
+    yield found.group(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def examples(language: str) -> list[object]:
+    found = []
+    for page in PAGES:
+        blocks = [code for kind, code in FENCE.findall(page.read_text()) if kind == language]
+        if blocks:
+            found.append(pytest.param(blocks, id=page.stem))
+    return found
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("blocks", examples("sh"))
+def test_shell_examples(blocks, demo, tmp_path):
+    """A page's blocks one after another in one folder; a curl must find what it asks for."""
+    for block in blocks:
+        if block.strip() in NOT_RUN:
+            continue
+        out = run(["bash", "-euc", HERE.sub(demo, block)], tmp_path)
+        if block.startswith("curl"):
+            assert '"error"' not in out, out
+
+
+@pytest.mark.parametrize("blocks", examples("python"))
+def test_python_examples(blocks, demo, tmp_path):
+    """A page's blocks are one program."""
+    script = tmp_path / "page.py"
+    script.write_text(HERE.sub(demo, "\n".join(blocks)))
+    run([sys.executable, str(script)], tmp_path)
+
+
+def test_examples_are_found():
+    assert len(examples("sh")) >= 5
+    assert len(examples("python")) >= 3
+
+
+def test_fences_are_of_kinds_that_are_run():
+    """Commands that need a GPU, a download or another program stand indented, without a language."""
+    for page in PAGES:
+        kinds = {kind for kind, _ in FENCE.findall(page.read_text())}
+        assert kinds <= {"sh", "python"}, page
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    done = subprocess.run(
+        [BIN / "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    page = (tmp_path / "http.html").read_text()
+    assert "POST /v1/responses" in page
+    assert "GET /v1/models" in page
+    for path in tmp_path.rglob("*.html"):
+        loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', path.read_text())
+        assert loaded == [], "a page loads nothing from elsewhere"
