@@ -1,5 +1,6 @@
 """Keys over a real socket: who is let in, what each dialect is told, what of one owner another never sees."""
 
+import json
 from hashlib import sha256
 
 import anthropic
@@ -346,6 +347,18 @@ def test_responses_in_the_background_are_metered_too(keyed, soon):
     soon(lambda: server.tenants.allowance("ann").used)
     soon(lambda: server.tenants.allowance("ann").open_requests == 0)
     assert server.tenants.allowance("ann").used > len(server.source.seen[0].prompt)
+
+
+def test_batches_are_metered_too(keyed, soon):
+    server = keyed(key("ann"))
+    line = {"custom_id": "1", "method": "POST", "url": CHAT, "body": {"model": "test", "messages": HI}}
+    client = server.client.with_options(api_key="ann")
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    soon(lambda: client.batches.retrieve(batch.id).status == "completed")
+    (seen,) = server.source.seen
+    assert (seen.tenant, seen.cache_salt) == ("ann", "ann")
+    assert server.tenants.allowance("ann").used > len(seen.prompt)
 
 
 def test_what_the_engine_refuses_costs_no_tokens(keyed):
