@@ -45,6 +45,8 @@ CUDA = EngineSettings(Path("model"), device="cuda")
         ({"max_context": 1}, "--max-context"),
         ({"kv_memory": 0}, "--kv-memory"),
         ({"max_waiting": 0}, "--max-waiting"),
+        ({"max_slowdown": 0.9}, "--max-slowdown"),
+        ({"background_rows": -1}, "--background-rows"),
         ({"threads": 0}, "--threads"),
         ({"threads": 100_000}, "--threads"),
     ],
