@@ -16,7 +16,7 @@ from pathlib import Path
 from mosso.api.batches_store import PIECE, StoredBatch, StoredFile, StoredResult, Tally
 from mosso.api.usage import TokenCounts
 from mosso.core.errors import RequestError
-from mosso.server.database import Database
+from mosso.server.database import NAMELESS, Database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -60,7 +60,7 @@ class SqliteBatchStore:
         self._max_files = max_files
         self._max_bytes = max_bytes
         self._now = now
-        self._database = Database(path, _SCHEMA, "files")
+        self._database = Database(path or NAMELESS, _SCHEMA, "files")
         self._do, self._rows, self._run = self._database.do, self._database.rows, self._database.run
 
     def close(self) -> None:

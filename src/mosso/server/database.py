@@ -12,20 +12,22 @@ from typing import Any, TypeVar
 from mosso.api.responses_store import StoreError
 
 T = TypeVar("T")
+MEMORY, NAMELESS = ":memory:", ""
 
 
 class Database:
     """Owns its connection and its thread: the event loop never waits for a disk.
 
     What was committed survives this process's death at any moment. Without a path the data is private to this
-    object, in a file that nobody sees, and ends with it. `what` it keeps is named in its errors.
+    object and ends with it: in MEMORY, or where it may be too much for that in a file that has no name,
+    NAMELESS. `what` it keeps is named in its errors.
     """
 
-    def __init__(self, path: Path | None, schema: str, what: str) -> None:
+    def __init__(self, path: Path | str, schema: str, what: str) -> None:
         self._what = what
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"store of {what}")
         try:
-            self.connection = sqlite3.connect(path or "", check_same_thread=False)
+            self.connection = sqlite3.connect(path, check_same_thread=False)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self.connection.execute("PRAGMA foreign_keys = ON")

@@ -6,17 +6,13 @@ oldest responses go when they are older than `max_age` or when all together are 
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
-from mosso.api.responses_store import StoredResponse, StoreError
+from mosso.api.responses_store import StoredResponse
+from mosso.server.database import MEMORY, Database
 
-T = TypeVar("T")
 DAY = 24 * 3600
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -53,21 +49,13 @@ class SqliteStore:
         self._max_age = max_age
         self._max_bytes = max_bytes
         self._now = now
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses store")
-        try:
-            self._connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")  # safe against our death at any moment
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.executescript(_SCHEMA)
-            self._bytes: int = self._one("SELECT coalesce(sum(size), 0) FROM responses")[0]
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from None
+        self._database = Database(path or MEMORY, _SCHEMA, "responses")
+        self._do, self._connection = self._database.do, self._database.connection
+        self._bytes: int = self._one("SELECT coalesce(sum(size), 0) FROM responses")[0]
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._thread.shutdown()
-        self._connection.close()
+        self._database.close()
 
     async def put(self, record: StoredResponse) -> None:
         await self._do(lambda: self._put(record))
@@ -99,18 +87,6 @@ class SqliteStore:
 
     async def delete(self, scope: str, id: str) -> bool:  # noqa: A002
         return await self._do(lambda: self._delete("id = ? AND scope = ?", (id, scope))) > 0
-
-    async def _do(self, work: Callable[[], T]) -> T:
-        """`work` in the store's thread, as one transaction."""
-
-        def transaction() -> T:
-            with self._connection:
-                return work()
-
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
-        except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: closed already
-            raise StoreError(f"The store of responses failed: {error}.") from error
 
     def _put(self, record: StoredResponse) -> None:
         size = len(record.body) + len(record.items)
