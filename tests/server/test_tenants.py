@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosso_fakes import ScriptedSource
 
-from mosso.core.errors import OverloadedError, UnavailableError
+from mosso.core.errors import OverloadedError, UnauthorizedError, UnavailableError
 from mosso.core.requests import Request, SamplingParams
 from mosso.server.allowances import Limits
 from mosso.server.keys import FixedKeys, Key
@@ -111,11 +111,18 @@ async def test_what_the_engine_refuses_costs_nothing(fresh, fault):
     assert left(tenants) == 1_000_000
 
 
-async def test_one_whose_key_is_gone_ends_what_he_began(fresh):
-    _, tenants, metered = fresh()
+async def test_one_whose_key_is_gone_begins_nothing_more(fresh):
+    source, _, metered = fresh()
     asked = Request("r", (1, 2), SamplingParams(max_tokens=3), tenant="gone")
-    assert await read(metered, asked, None) == 3
-    assert tenants.allowance("gone").used == 5
+    with pytest.raises(UnauthorizedError, match="'gone' has no API key any more"):
+        await read(metered, asked, None)
+    assert source.seen == []
+
+
+async def test_what_was_begun_before_there_were_keys_goes_on(fresh):
+    _, tenants, metered = fresh()
+    assert await read(metered, Request("r", (1, 2), SamplingParams(max_tokens=3)), None) == 3
+    assert tenants.allowance("").used == 5
 
 
 async def test_everything_else_is_passed_on(fresh):

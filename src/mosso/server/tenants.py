@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from mosso.api.generation import closing
-from mosso.core.errors import MossoError
+from mosso.core.errors import MossoError, UnauthorizedError
 from mosso.core.requests import EngineLimits, EngineStats, Request, TokenEvent
 from mosso.core.source import TokenSource
 from mosso.server.allowances import Allowance, Limits
@@ -31,8 +31,11 @@ class Tenants:
         return self._keys.ring.find(secret)
 
     def allowance(self, name: str) -> Allowance:
-        """The owner's of that name, with the limits of now; one without a key any more has none."""
+        """The owner's of that name, with the limits of now. UnauthorizedError where the owner has no key any
+        more; what was begun before anybody needed one (its name is "") may go on."""
         key = self._keys.ring.named(name)
+        if key is None and name:
+            raise UnauthorizedError(f"{name!r} has no API key any more.", code="invalid_api_key")
         limits = Limits() if key is None else key.limits
         if name not in self._allowances:
             used, on_used = self._usage.totals.get(name, 0), partial(self._usage.put, name)
@@ -62,7 +65,8 @@ class MeteredSource:
         return self._source.limits
 
     async def stream(self, request: Request) -> AsyncIterator[TokenEvent]:
-        """OverloadedError, QuotaError also where the tenant has no tokens left."""
+        """OverloadedError, QuotaError also where the tenant has no tokens left; UnauthorizedError where its key
+        was taken back. A stream that has begun goes on."""
         prompt = 0 if request.choice else len(request.prompt)
         estimate = prompt + min(request.sampling.max_tokens, EXPECTED_ANSWER)
         with self._tenants.allowance(request.tenant).tokens(prompt, estimate) as meter:
