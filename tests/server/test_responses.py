@@ -164,7 +164,7 @@ BAD = [
     ({"input": "hi", "model": "gpt-4"}, "model"),
     ({"input": "hi", "conversation": "c"}, "conversation"),
     ({"input": "hi", "previous_response_id": "resp_none"}, "previous_response_id"),
-    ({"input": "hi", "include": ["web_search_call.results"]}, "include[0]"),
+    ({"input": "hi", "include": ["file_search_call.results"]}, "include[0]"),
     ({"input": "hi", "background": True, "store": False}, "background"),
     ({"input": "hi", "tool_choice": "required"}, "tool_choice"),
     ({"input": "hi", "tools": [{"type": "local_shell"}]}, "tools[0].type"),
