@@ -74,6 +74,20 @@ def test_tools_constrain_calls_and_leave_the_answer_free(chat, strict):
     assert constraint_of(chat(tools=tools)) == TurnConstraint(FREE, calls)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "closed"),
+    [
+        ({"type": "object", "properties": {}}, True),
+        ({"type": "object", "properties": {}, "required": [], "title": "none"}, True),
+        ({"type": "object"}, False),
+        ({"type": "object", "properties": {}, "additionalProperties": True}, False),
+    ],
+)
+def test_a_function_that_lists_no_properties_has_no_arguments(chat, parameters, closed):
+    (call,) = constraint_of(chat(tools=[tool(parameters=parameters)])).calls
+    assert call.arguments == arguments(0, NO_ARGUMENTS if closed else parameters)
+
+
 def test_an_answer_of_a_form_beside_tools(chat):
     body = chat(tools=[tool(parameters=CITY)], response_format={"type": "json_object"})
     answer = Grammar(GrammarKind.JSON_OBJECT, param="response_format")

@@ -19,6 +19,7 @@ from mosso.core.errors import RequestError
 from mosso.core.requests import Request
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+_BARE = frozenset({"type", "properties", "required", "title", "description", "$schema"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,16 @@ def answer_schema(schema: Mapping[str, Any], param: str) -> Grammar:
 def _call(offer: Offer) -> Call:
     if offer.content is not None:
         return Call(offer.recipient, offer.content)
-    schema = offer.parameters or NO_ARGUMENTS
+    schema = _schema_of(offer.parameters)
     return Call(offer.recipient, schema_grammar(schema, offer.param, strict=offer.strict))
+
+
+def _schema_of(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Of a function's arguments: where the client lists properties, and there are none, it means none."""
+    if not parameters:
+        return NO_ARGUMENTS
+    lists_none = parameters.get("properties") == {} and not parameters.keys() - _BARE
+    return NO_ARGUMENTS if lists_none else parameters
 
 
 def _answer(body: ChatRequest) -> Grammar | None:
