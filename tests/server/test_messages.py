@@ -259,19 +259,21 @@ def test_an_answer_of_a_form(serve):
 
 
 @pytest.mark.parametrize(
-    ("choice", "forced"),
+    ("choice", "held", "answers"),
     [
-        ({"type": "auto"}, False),
-        ({"type": "none"}, False),
-        ({"type": "any"}, True),
-        ({"type": "tool", "name": "add"}, True),
+        ({"type": "auto"}, True, True),
+        ({"type": "none"}, False, True),
+        ({"type": "any"}, True, False),
+        ({"type": "tool", "name": "add"}, True, False),
     ],
 )
-def test_tool_choices(serve, choice, forced):
+def test_tool_choices(serve, choice, held, answers):
     server = serve()
     with client_of(server) as client:
         client.messages.create(**ASK, tools=TOOLS, tool_choice=choice)
-    assert (server.source.seen[0].constraint is not None) is forced
+    form = server.source.seen[0].constraint
+    assert (form is not None) is held
+    assert (form is None or form.answer is not None) is answers
 
 
 @pytest.mark.parametrize("alone", [False, True])
