@@ -182,6 +182,7 @@ def test_whole_answers_of_many_clients_while_the_engine_is_killed(server):
         calm = list(pool.map(ask, bodies))
         disturbed = [pool.submit(ask, body) for body in bodies]
         while (metric(server, "vllm:num_requests_running") or 0) < 4:
+            assert not all(each.done() for each in disturbed), "too quick to be disturbed"
             time.sleep(0.02)
         kill(server)
         assert [each.result() for each in disturbed] == calm
