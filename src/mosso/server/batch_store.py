@@ -217,7 +217,7 @@ class SqliteBatchStore:
             (batch, result.number, result.kind, result.line, *astuple(result.usage)) for result in results
         ]
         insert = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        await self._do(lambda: self._database.connection.executemany(insert, rows))
+        await self._do(lambda: self._database.run_each(insert, rows))
 
     async def tally(self, batch: str) -> Tally:
         def work() -> Tally:

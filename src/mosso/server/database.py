@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ class Database:
     async def do(self, work: Callable[[], T]) -> T:
         """`work` in the database's thread, as one transaction; StoreError when the database fails.
 
+        What it returns must not be a cursor: SQLite's objects are used, and let go, in that thread only.
         Whoever is cancelled meanwhile does not end the transaction.
         """
 
@@ -55,6 +56,10 @@ class Database:
         except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: closed already
             raise StoreError(f"The store of {self._what} failed: {error}.") from error
 
+    def later(self, work: Callable[[], object]) -> None:
+        """`work` in the database's thread, after what it has to do; nobody hears of its end or its errors."""
+        self._thread.submit(work)
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Within `work`: all rows of a query."""
         return self.connection.execute(query, values).fetchall()
@@ -62,3 +67,7 @@ class Database:
     def run(self, statement: str, *values: object) -> int:
         """Within `work`: how many rows a statement changed."""
         return self.connection.execute(statement, values).rowcount
+
+    def run_each(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """Within `work`: the statement with the values of every row."""
+        self.connection.executemany(statement, rows)
