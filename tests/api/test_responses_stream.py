@@ -23,7 +23,7 @@ def play(tokenizer, text, finish=FinishReason.STOP, batch=1, **options):
     machine = ResponseMachine(
         tokenizer,
         ResponseOptions(**options),
-        prompt_tokens=7,
+        prompt=[0] * 7,
         on_call=lambda call_id, thoughts: calls.append((call_id, thoughts)),
         on_repair=lambda kind: None,
         new_id=lambda prefix: f"{prefix}_{next(ids)}",

@@ -164,7 +164,7 @@ BAD = [
     ({"input": "hi", "model": "gpt-4"}, "model"),
     ({"input": "hi", "conversation": "c"}, "conversation"),
     ({"input": "hi", "previous_response_id": "resp_none"}, "previous_response_id"),
-    ({"input": "hi", "include": ["file_search_call.results"]}, "include[0]"),
+    ({"input": "hi", "include": ["the.moon"]}, "include[0]"),
     ({"input": "hi", "background": True, "store": False}, "background"),
     ({"input": "hi", "tool_choice": "required"}, "tool_choice"),
     ({"input": "hi", "tools": [{"type": "local_shell"}]}, "tools[0].type"),
@@ -251,3 +251,15 @@ def test_a_full_disk_costs_no_answer(serve):
     answer = server.client.responses.create(**long)
     assert answer.to_dict()["store"] is True
     assert server.client.responses.retrieve(answer.id) == answer
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_themselves_on_request(server, stream):
+    body = {"input": "Hi", "return_token_ids": True, "stream": stream}
+    got = server.post("/v1/responses", body)
+    answer = json.loads(got.text.split("data: ")[-1])["response"] if stream else got.json()
+    thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    said = f"{thought}<|channel|>final<|message|>the Hallö<|return|>"
+    assert answer["token_ids"] == list(harmony(TOKENIZER, said))
+    assert answer["prompt_token_ids"] == list(server.source.seen[-1].prompt)
+    assert "token_ids" not in server.post("/v1/responses", {"input": "Hi"}).json()

@@ -157,7 +157,10 @@ class Answer:
             usage=_usage(self.machine.total) if over else None,
             user=body.user,
         )
-        return made.model_dump()
+        dumped = made.model_dump(exclude={"prompt_token_ids", "token_ids"})
+        if body.return_token_ids and over:
+            dumped |= {"prompt_token_ids": list(self.machine.prompt), "token_ids": list(self.machine.turn)}
+        return dumped
 
     def numbered(self, events: Sequence[Event]) -> list[bytes]:
         """The events' JSON, numbered in the order in which they are told."""
@@ -348,7 +351,7 @@ class ResponsesService:
         machine = ResponseMachine(
             self._tokenizer,
             options,
-            prompt_tokens=len(job.request.prompt),
+            prompt=job.request.prompt,
             on_call=remember,
             on_repair=self._observer.repaired,
         )
@@ -405,7 +408,7 @@ class ResponsesService:
             async for events in turns.approved(job.approved, job.toolset, results):
                 yield events
             request = await asyncio.to_thread(self._with_results, job, results)
-            machine.again(len(request.prompt))
+            machine.again(request.prompt)
         async with closing(turns.events(request)) as batches:
             async for events in batches:
                 yield [*opening, *events]  # not before the engine has taken the request

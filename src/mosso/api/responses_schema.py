@@ -331,6 +331,7 @@ class ResponsesRequest(WireRequest):
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     client_metadata: dict[str, Any] | None = None
+    return_token_ids: bool = False  # vLLM's; those of the last turn
 
     @property
     def logprobs(self) -> int | None:
@@ -404,6 +405,8 @@ class ResponseObject(BaseModel):
     truncation: Literal["auto", "disabled"]
     usage: ResponsesUsage | None = None
     user: str | None = None
+    prompt_token_ids: list[int] | None = None  # these two with return_token_ids, once it has ended
+    token_ids: list[int] | None = None
 
 
 class ResponseEvent(BaseModel):

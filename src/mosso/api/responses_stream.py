@@ -13,7 +13,7 @@ tells the machine, which tells the client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,8 @@ class ResponseMachine:
     """State machine of one response. `on_call(call_id, thoughts)` is told what came before each call.
 
     `output` holds the items so far; those that are done no longer change. `calls` of built-in tools wait to
-    be run after a turn; `turn` are the tokens of the turn so far, and `counts` what it used.
+    be run after a turn; `prompt` and `turn` are the tokens that the turn read and has said so far;
+    `counts` is what it used.
     """
 
     def __init__(
@@ -95,12 +96,13 @@ class ResponseMachine:
         tokenizer: Tokenizer,
         options: ResponseOptions,
         *,
-        prompt_tokens: int,
+        prompt: Sequence[int],
         on_call: Callable[[str, Thoughts], None],
         on_repair: Callable[[str], None],
         new_id: Callable[[str], str] = new_id,
     ) -> None:
-        self.counts = TokenCounts(prompt=prompt_tokens)
+        self.counts = TokenCounts(prompt=len(prompt))
+        self.prompt = prompt
         self.turn: list[int] = []
         self.calls: list[HostedCall] = []
         self.done = False
@@ -131,11 +133,12 @@ class ResponseMachine:
         most = self._options.most_calls
         return most is None or self._hosted_calls < most
 
-    def again(self, prompt_tokens: int) -> None:
-        """Another turn of the same response begins, from a prompt of so many tokens."""
+    def again(self, prompt: Sequence[int]) -> None:
+        """Another turn of the same response begins, from this prompt."""
         assert not self.calls
         self._before = self.total
-        self.counts = TokenCounts(prompt=prompt_tokens)
+        self.counts = TokenCounts(prompt=len(prompt))
+        self.prompt = prompt
         self.turn = []
         self.done, self.finish_reason = False, ""
         self._parser = StreamParser(self._tokenizer, role="assistant")

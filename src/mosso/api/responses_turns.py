@@ -77,7 +77,7 @@ class Turns:
                 machine.finish_reason = "length"
                 return
             request = following
-            machine.again(len(request.prompt))
+            machine.again(request.prompt)
 
     async def approved(
         self, calls: Sequence[McpApprovalRequestItem], toolset: Toolset, results: dict[str, str]

@@ -72,6 +72,7 @@ export function requestBody(model: string, turns: Turn[], side: Side, settings: 
     input: inputItems(turns, side),
     stream: true,
     store: false,
+    return_token_ids: true,
     include,
     reasoning: {
       effort: settings.effort,

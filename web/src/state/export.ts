@@ -11,6 +11,7 @@ function body(model: string, conversation: Conversation, side: Side, settings: S
   );
   const made = requestBody(model, turns, side, settings);
   delete made.stream;
+  delete made.return_token_ids;
   return made;
 }
 
