@@ -39,7 +39,7 @@ import pathlib, time
 from mosso.server.usage_store import UsageStore
 store = UsageStore(pathlib.Path({str(path)!r}))
 store.put("ann", 42)
-store._thread.submit(int).result()  # the thread has come past the write
+store._database._thread.submit(int).result()  # the thread has come past the write
 print("written", flush=True)
 time.sleep(60)
 """
@@ -52,11 +52,12 @@ time.sleep(60)
 
 def test_a_failed_write_is_healed_by_the_next(path, caplog):
     store = UsageStore(path)
-    store._thread.submit(store._connection.execute, "PRAGMA query_only = ON").result()
+    database = store._database
+    database._thread.submit(database.connection.execute, "PRAGMA query_only = ON").result()
     store.put("ann", 1)
-    store._thread.submit(int).result()
+    database._thread.submit(int).result()
     assert "usage of API keys is not written" in caplog.text
-    store._thread.submit(store._connection.execute, "PRAGMA query_only = OFF").result()
+    database._thread.submit(database.connection.execute, "PRAGMA query_only = OFF").result()
     store.put("bob", 2)
     store.close()
     assert totals(path) == {"ann": 1, "bob": 2}
@@ -73,4 +74,12 @@ def test_memory_needs_no_file():
     store.put("ann", 1)
     store.close()
     with pytest.raises(sqlite3.ProgrammingError):
-        store._connection.execute("SELECT 1")
+        store._database.rows("SELECT 1")
+
+
+def test_what_comes_after_the_end_is_no_error(path):
+    store = UsageStore(path)
+    store.put("ann", 1)
+    store.close()
+    store.put("ann", 2)
+    assert totals(path) == {"ann": 1}

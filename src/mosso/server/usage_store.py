@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 
-from mosso.api.responses_store import StoreError
+from mosso.server.database import MEMORY, Database
 
 logger = logging.getLogger("mosso.server")
 _SCHEMA = """
@@ -29,47 +27,35 @@ class UsageStore:
     def __init__(self, path: Path | None = None) -> None:
         self._unwritten: dict[str, int] = {}
         self._queued = False  # a write waits for the thread
+        self._closed = False
         self._lock = Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="usage store")
-        self._connection = _opened(path)
-        self.totals: dict[str, int] = dict(self._connection.execute("SELECT owner, tokens FROM usage"))
+        self._database = Database(path or MEMORY, _SCHEMA, "usage")
+        self.totals: dict[str, int] = dict(self._database.rows("SELECT owner, tokens FROM usage"))
         """As they were when it was opened."""
 
     def put(self, owner: str, tokens: int) -> None:
-        """The owner's total is now `tokens`. Returns at once."""
+        """The owner's total is now `tokens`. Returns at once; after `close` it comes too late to be kept."""
         with self._lock:
             self._unwritten[owner] = tokens
-            waits, self._queued = self._queued, True
-        if not waits:
-            self._thread.submit(self._write)
+            silent = self._queued or self._closed
+            self._queued = True
+        if not silent:
+            self._database.later(self._write)
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._thread.submit(self._write)
-        self._thread.shutdown()
-        self._connection.close()
+        with self._lock:
+            self._closed = True
+        self._database.later(self._write)
+        self._database.close()
 
     def _write(self) -> None:
         with self._lock:
             rows, self._unwritten, self._queued = self._unwritten, {}, False
         try:
-            with self._connection:
-                self._connection.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?)", rows.items())
+            with self._database.connection as connection:
+                connection.executemany("INSERT OR REPLACE INTO usage VALUES (?, ?)", rows.items())
         except sqlite3.Error as error:
             logger.error("usage of API keys is not written: %s", error)
             with self._lock:
                 self._unwritten = rows | self._unwritten  # newer totals win
-
-
-def _opened(path: Path | None) -> sqlite3.Connection:
-    with ExitStack() as owned:
-        try:
-            connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
-            owned.callback(connection.close)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")  # safe against our death at any moment
-            connection.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from None
-        owned.pop_all()  # the caller's from here on
-        return connection
