@@ -7,6 +7,7 @@ from mosso.api.responses_store import StoreError
 from mosso.api.usage import TokenCounts
 from mosso.core.errors import RequestError
 from mosso.server.batch_store import SqliteBatchStore
+from mosso.server.database import MEMORY, Database
 
 USED = TokenCounts(4, 1, 3, 2)
 
@@ -147,3 +148,11 @@ async def test_a_closed_store_says_so(make):
     store.close()
     with pytest.raises(StoreError, match="files"):
         await store.active()
+
+
+async def test_cursors_stay_in_their_thread():
+    database = Database(MEMORY, "CREATE TABLE t (x)", "tests")
+    with pytest.raises(AssertionError):
+        await database.do(lambda: database.connection.execute("SELECT 1"))
+    assert await database.do(lambda: database.rows("SELECT 1")) == [(1,)]
+    database.close()

@@ -43,13 +43,15 @@ class Database:
     async def do(self, work: Callable[[], T]) -> T:
         """`work` in the database's thread, as one transaction; StoreError when the database fails.
 
-        What it returns must not be a cursor: SQLite's objects are used, and let go, in that thread only.
+        It must not return a cursor: one that is let go in another thread makes SQLite fail now and then.
         Whoever is cancelled meanwhile does not end the transaction.
         """
 
         def transaction() -> T:
             with self.connection:
-                return work()
+                result = work()
+            assert not isinstance(result, sqlite3.Cursor)
+            return result
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
