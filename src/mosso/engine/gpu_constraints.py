@@ -2,8 +2,8 @@
 
 Sampled tokens stay on the device, and the host learns them a step later; so it is one token behind when it
 launches. A constraint says how many tokens may come whatever they are (its slack): while that is two or more,
-nobody waits. Otherwise the host waits for the step under way, advances the row and gets its mask. The GPU idles
-for as long as the host then takes to prepare a step, and only in such steps.
+nobody waits. Otherwise the host waits for the step under way, advances the row and gets its mask. The GPU
+idles for as long as the host then takes to prepare a step, and only in such steps.
 """
 
 from __future__ import annotations
