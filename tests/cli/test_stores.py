@@ -13,8 +13,9 @@ from dataclasses import replace
 import pytest
 from openai import BadRequestError, OpenAI
 
+from mosso.api.batches_store import StoredBatch
 from mosso.api.responses_store import StoredResponse
-from mosso.cli.stores import StoreLimits, default_path, open_store
+from mosso.cli.stores import StoreLimits, default_path, open_batches, open_store
 from mosso.core.errors import UsageError
 
 RECORD = StoredResponse("a", "", 2_000_000_000, b"{}", b"[]")
@@ -57,6 +58,28 @@ async def test_any_free_port_keeps_nothing(tmp_path):
         await store.put(RECORD)
         assert await store.get("", "a") == RECORD
     assert not (tmp_path / "state").exists()
+
+
+async def test_batches_lie_beside_the_responses(tmp_path):
+    batch = StoredBatch("b", "", b"{}", True, "file")
+    for port in (8000, 8001):
+        with open_batches(None, port) as store:
+            assert await store.active() == []
+            await store.put(batch)
+    with open_batches(None, 8001) as store:
+        assert await store.active() == [batch]
+    assert default_path(8000).with_name("responses-8000.sqlite3.batches").exists()
+    with open_batches(None, 0) as store:
+        assert await store.active() == []
+
+
+def test_two_servers_do_not_share_their_batches(tmp_path, caplog):
+    path = tmp_path / "store"
+    refused = pytest.raises(UsageError, match=r"cannot keep files in .*another server uses it")
+    with open_batches(path, 1), refused, open_batches(path, 2):
+        raise AssertionError
+    with open_batches(None, 1), open_batches(None, 1):
+        assert "do not outlive this server" in caplog.text
 
 
 def test_two_servers_do_not_share_a_file(tmp_path, caplog):

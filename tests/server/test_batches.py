@@ -190,8 +190,10 @@ def test_lists_and_deletion(start, run):
     server = start()
     batches = [run(server, chat("a")) for _ in range(3)]
     assert [batch.id for batch in server.client.batches.list(limit=2)] == [b.id for b in batches[::-1]]
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError) as missing:
         server.client.batches.list(after="batch_none")
+    assert missing.value.param == "after"
+    assert [each.id for each in server.client.batches.list(after=batches[1].id)] == [batches[0].id]
     files = list(server.client.files.list(purpose="batch_output", order="asc", limit=1))
     assert [file.id for file in files] == [batch.output_file_id for batch in batches]
     assert len(list(server.client.files.list())) == 6

@@ -160,7 +160,8 @@ class BatchService:
         self._start(run)
         return batch
 
-    async def retrieve(self, scope: str, batch_id: str) -> Batch:
+    async def retrieve(self, scope: str, batch_id: str, param: str = "batch_id") -> Batch:
+        """NotFoundError if there is none; `param` names where the id came from."""
         run = self._runs.get(batch_id)
         if run is not None and run.stored.scope == scope:
             if run.unsaved:
@@ -169,14 +170,14 @@ class BatchService:
         stored = await self._store.batch(scope, batch_id)
         if stored is None:
             raise NotFoundError(
-                f"No batch found with id {batch_id[:80]!r}.", param="batch_id", code="batch_not_found"
+                f"No batch found with id {batch_id[:80]!r}.", param=param, code="batch_not_found"
             )
         return Batch.model_validate_json(stored.body)
 
     async def page(self, scope: str, *, after: str | None, limit: int) -> BatchList:
         """Newest first."""
         if after is not None:
-            await self.retrieve(scope, after)
+            await self.retrieve(scope, after, "after")
         found = await self._store.batches(scope, after=after, limit=limit + 1)
         data = [self._as_of_now(stored) for stored in found[:limit]]
         ends = (data[0].id, data[-1].id) if data else (None, None)
