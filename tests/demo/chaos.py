@@ -3,8 +3,8 @@
     python tests/demo/chaos.py SECONDS [CLIENTS]
 
 Clients ask by chat and by Responses, whole and streamed; some hang up midway, some send nonsense. Meanwhile
-the engine is killed every thirtieth second (in a short run: every third of it), and in the middle tenth of the
-time no file of the server's can grow, as on a full disk. What must hold:
+the engine is killed every thirtieth second (in a short run: every third of it), and in the middle tenth of
+the time no file of the server's can grow, as on a full disk. What must hold:
 
 - an answer is the very one that the question had in peace, or a clear error: 429, 503, or an error event;
 - nonsense gets a 4xx; nothing gets a 500;
