@@ -240,7 +240,7 @@ def main() -> None:
     finally:
         app.state.lifecycle.drain()
         thread.join()
-    repairs = [line for line in metrics.splitlines() if "repair" in line and not line.startswith("#")]
+    repairs = [line for line in metrics.splitlines() if line.startswith("mosso:repairs_total")]
     print(*repairs, sep="\n")
     print(f"{examined} streams, each four ways, in {time.perf_counter() - began:.0f} s: nothing lost")
 
