@@ -141,3 +141,13 @@ def test_any_number_of_rows_is_learned_from(max_rows):
     for _ in range(100):
         machine.decode(rng.randint(1, max_rows), steps=3)
     assert machine.pace.row_limit() == max_rows
+
+
+def test_a_stall_of_a_stream_alone_does_not_let_more_rows_run():
+    """It may be long until a stream is alone again: the measure must not come from a bad moment."""
+    machine = Machine(max_slowdown=2)
+    machine.decode(1, steps=20)
+    machine.decode(1, seconds=50, steps=3)
+    for rows in (2, 3, 4):
+        machine.decode(rows, steps=5)
+    assert machine.pace.row_limit() == 3

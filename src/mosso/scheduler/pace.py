@@ -7,11 +7,14 @@ figures are averages that forget. A number of rows that has not run for long is 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import NamedTuple
 
 FORGET_SECONDS = 30.0  # a number of rows that has not run for so long may take another time by now
 _LATEST = 0.02  # weight of the latest step among those with as many rows, once there are many
+_ALONE = 31  # steps of a stream alone, the latest; their median is the measure, as it knows no outliers
 _DECAY = 0.98  # of what is known of prompts and answers, at each new one
 
 
@@ -34,10 +37,13 @@ class Pace:
         self._gaps = [
             _Average() for _ in self._sizes
         ]  # of steps that gave at least one stream its next token
+        self._alone: deque[float] = deque(maxlen=_ALONE)
         self._prompts = _Ratio()  # seconds a position, of steps that computed stretches
         self._answers = _Ratio()  # tokens a request
 
     def step_ended(self, size: StepSize, seconds: float) -> None:
+        if size.rows == size.singles == 1:
+            self._alone.append(seconds)
         if size.singles:
             self._gaps[bisect_left(self._sizes, size.rows)].add(seconds, self._clock())
         if size.singles < size.rows:
@@ -69,7 +75,7 @@ class Pace:
         known = self._known()
         if not known or known[0][0] > 1:
             return 1
-        bound = self._max_slowdown * known[0][1]
+        bound = self._max_slowdown * median(self._alone)
         limit = 1
         for smaller, rows in zip(self._sizes, self._sizes[1:], strict=False):
             if smaller > known[-1][0] or _at(rows, known) > bound:
