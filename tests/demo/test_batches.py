@@ -38,9 +38,23 @@ def lines():
 @contextmanager
 def life(store):
     """One process: (process, client). Whoever does not kill it ends it with SIGTERM."""
-    command = [sys.executable, "-m", "mosso.cli", "serve", "demo", "--port", "0", "--store", str(store)]
+    command = [
+        sys.executable,
+        "-m",
+        "mosso.cli",
+        "serve",
+        "demo",
+        "--port",
+        "0",
+        "--store",
+        str(store),
+        "--drain",
+        "0",
+    ]
     with store.with_name("log").open("a") as log:
-        process = subprocess.Popen([*command, "--drain", "0", "--max-rows", "4"], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            [*command, "--max-rows", "4"], stdout=subprocess.PIPE, stderr=log, text=True
+        )
         try:
             line = process.stdout.readline()
             url = re.search(r"http://\S+", line)
