@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mosso.api.settings import ApiSettings
-from mosso.cli.models import find_model
+from mosso.checkpoint.models import find_model
 from mosso.core.requests import EngineStats
 from mosso.harmony.tokenizer import Tokenizer
 from mosso.server.app import create_app

@@ -32,8 +32,8 @@ async def test_runs_take_turns_and_medians_of_all_steps_are_compared():
     assert kinds == [True, False, False, True, True, False, False, True]
     assert (found.free, found.constrained, found.share) == (2.0, 3.0, 0.5)
     assert found.steps == 4 * (shape.output - 1 - 3)
+    shape = Shape(2, 8, 4)
     with pytest.raises(UsageError, match="--output"):
-        shape = Shape(2, 8, 4)
         await measure_overhead(drive, CONFIG, shape, RECORD, runs=2)
 
 

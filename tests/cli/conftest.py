@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from click.testing import CliRunner, Result
 
+from mosso.checkpoint.models import find_model
 from mosso.cli.main import main
-from mosso.cli.models import find_model
 from mosso.cli.serving import LocalServer
 
 

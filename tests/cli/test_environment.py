@@ -8,8 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from mosso.checkpoint.models import find_model, models_folder
 from mosso.cli.environment import NIM, FromEnvironment, without_meaning
-from mosso.cli.models import find_model, models_folder
 from mosso.cli.serve_command import command as serve
 from mosso.core.errors import UsageError
 

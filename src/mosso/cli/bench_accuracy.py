@@ -42,7 +42,7 @@ def command(model: str, length: tuple[int, ...] | None, transformers: Path | Non
     """
     from mosso.bench.accuracy import LENGTHS, against_transformers, measure
     from mosso.bench.provenance import provenance
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
 
     click.echo(f"{'':{WIDTH}s}" + "".join(f"{title:>12s}" for _, title, _ in COLUMNS))
     rows = []

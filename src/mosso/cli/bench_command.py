@@ -32,7 +32,7 @@ def start(model: str, **options: Any) -> None:
     On a GPU the first start compiles kernels; to see it again, point TRITON_CACHE_DIR at an empty folder.
     """
     from mosso.bench.start import measure
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
 
     phases, notes = asyncio.run(measure(engine_settings(find_model(model).folder, options)))
     from mosso.bench.provenance import provenance  # imports torch: not in the start that is measured
@@ -74,7 +74,7 @@ async def _soak(
     model: str, seconds: float, seed: int, check: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
     from mosso.bench.soak import soak
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
     from mosso.engine.client import EngineClient
 
     settings = replace(engine_settings(find_model(model).folder, options), check=check)

@@ -123,7 +123,7 @@ def bench_settings(
 
     `flag` gave the batches.
     """
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
 
     folder = find_model(model).folder
     if options["max_rows"] is None and (max(batches) > FEWEST_ROWS or options["preset"] == "latency"):

@@ -57,7 +57,7 @@ def command(model: str, users: int, requests: int, prompt_tokens: int, output: i
 async def _measure(model: str, settings: EngineSettings, load: Load) -> Compared:
     from mosso.bench.offline import compare
     from mosso.checkpoint.config import read_config
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
     from mosso.cli.serving import server_settings, serving
 
     options = server_settings(find_model(model), drain_seconds=0.0)

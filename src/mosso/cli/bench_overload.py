@@ -72,7 +72,7 @@ def _served(model: str, max_queue_seconds: float | None, engine: dict[str, Any])
         with connected(model, engine=engine) as client:
             yield client.url, client.first_model()
         return
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
     from mosso.cli.serving import LocalServer
 
     if engine["max_slowdown"] is None:

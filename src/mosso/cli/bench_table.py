@@ -36,7 +36,7 @@ def command(model: str, out: Path, runs: int, **options: Any) -> None:
     """
     from mosso.bench.bars import bars_for
     from mosso.checkpoint.config import read_config
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
 
     bars = bars_for(read_config(find_model(model).folder))
     if not out.parent.is_dir():

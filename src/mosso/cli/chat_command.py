@@ -94,7 +94,7 @@ def connected(
         finally:
             client.close()
         return
-    from mosso.cli.models import find_model
+    from mosso.checkpoint.models import find_model
     from mosso.cli.serving import LocalServer
 
     found = find_model(model)

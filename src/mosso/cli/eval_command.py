@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from mosso.cli.models import Model, find_model
+from mosso.checkpoint.models import Model, find_model
 from mosso.core.errors import UsageError
 from mosso.core.requests import FinishReason, Request, SamplingParams
 from mosso.core.source import TokenSource

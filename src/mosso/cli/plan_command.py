@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import click
 
-from mosso.cli.models import find_model
+from mosso.checkpoint.models import find_model
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from mosso.engine.settings import Preset, preset_sizes
 

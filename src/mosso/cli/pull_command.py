@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mosso.cli.models import pulled_folder
+from mosso.checkpoint.models import pulled_folder
 
 
 @click.command("pull")

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from mosso.checkpoint.models import find_model
 from mosso.cli.engine_options import engine_options, engine_settings
-from mosso.cli.models import find_model
 from mosso.cli.operations import versions
 from mosso.core.errors import MossoError, UsageError
 from mosso.core.requests import Request

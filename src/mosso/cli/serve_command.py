@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from mosso.checkpoint.models import Model, find_model
 from mosso.cli.access import access_options, open_tenants, take_access, warn_of_strangers
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.environment import FromEnvironment, without_meaning
-from mosso.cli.models import Model, find_model
 from mosso.cli.operations import operations_of, operations_options
 from mosso.cli.tool_options import opened_tools, take_tools, tool_options
 from mosso.core.errors import EngineError

@@ -17,8 +17,8 @@ from mosso.api.responses_store import ResponseStore
 from mosso.api.responses_toolset import Tools
 from mosso.api.sealing import Sealer
 from mosso.api.settings import ApiSettings, ModelFacts, ReasoningFields, SamplingDefaults
+from mosso.checkpoint.models import Model
 from mosso.checkpoint.reader import open_checkpoint
-from mosso.cli.models import Model
 from mosso.cli.operations import Watchers
 from mosso.core.errors import EngineError
 from mosso.engine.messages import Progress

@@ -2,8 +2,8 @@
 
 Rows that ask for temperature alone are drawn within the head's product. For all others the logits are written
 out and shaped as engine.sampler does: penalties, bias, constraints, then temperature and truncation; what few
-rows ask for is computed for those rows only. A batch is drawn in one way or the other: in two parts it would read
-the head's weights twice, which takes longer than all its logits do.
+rows ask for is computed for those rows only. A batch is drawn in one way or the other: in two parts it would
+read the head's weights twice, which takes longer than all its logits do.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from mosso.api.settings import ApiSettings, SamplingDefaults
 from mosso.checkpoint.config import read_generation_defaults
-from mosso.cli.models import find_model
+from mosso.checkpoint.models import find_model
 from mosso.core.errors import UsageError
 from mosso.engine.settings import EngineSettings
 from mosso.llm.answers import Answer, Completion, Piece

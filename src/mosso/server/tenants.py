@@ -65,8 +65,8 @@ class MeteredSource:
         return self._source.limits
 
     async def stream(self, request: Request) -> AsyncIterator[TokenEvent]:
-        """OverloadedError, QuotaError also where the tenant has no tokens left; UnauthorizedError where its key
-        was taken back. A stream that has begun goes on."""
+        """Raises OverloadedError or QuotaError also where the tenant has no tokens left, UnauthorizedError
+        where its key was taken back. A stream that has begun goes on."""
         prompt = 0 if request.choice else len(request.prompt)
         estimate = prompt + min(request.sampling.max_tokens, EXPECTED_ANSWER)
         with self._tenants.allowance(request.tenant).tokens(prompt, estimate) as meter:
