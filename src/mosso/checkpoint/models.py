@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from mosso.cli.environment import MODELS
 from mosso.core.errors import UsageError
 
 DEMO = "demo"
+FOLDER_VARIABLES = ("MOSSO_MODELS", "NIM_CACHE_PATH")
+"""Either names the folder of pulled models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ def looks_like_hub_id(text: str) -> bool:
 
 
 def models_folder() -> Path:
-    """Where `mosso pull` puts models unless told otherwise; see environment.MODELS."""
-    told = next((os.environ[name] for name in MODELS if os.environ.get(name)), None)
+    """Where `mosso pull` puts models unless told otherwise; see FOLDER_VARIABLES."""
+    told = next((os.environ[name] for name in FOLDER_VARIABLES if os.environ.get(name)), None)
     return Path(told).expanduser() if told else Path.home() / ".cache" / "mosso" / "models"
 
 

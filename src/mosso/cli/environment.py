@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from mosso.checkpoint.models import FOLDER_VARIABLES
 from mosso.core.errors import UsageError
 
 OWN = "MOSSO_"
@@ -27,8 +28,6 @@ NIM = {
     "log_level": "NIM_LOG_LEVEL",
 }
 """By the flag that each stands for."""
-MODELS = ("MOSSO_MODELS", "NIM_CACHE_PATH")
-"""The folder of pulled models, see models.models_folder."""
 _ONE = ("NIM_TENSOR_PARALLEL_SIZE", "NIM_PIPELINE_PARALLEL_SIZE")  # a model is served by one device
 
 
@@ -73,7 +72,7 @@ def check_parallel() -> None:
 
 def without_meaning() -> list[str]:
     """NIM's variables that are set and mean nothing here."""
-    known = {*NIM.values(), *MODELS, *_ONE}
+    known = {*NIM.values(), *FOLDER_VARIABLES, *_ONE}
     return sorted(name for name in os.environ if name.startswith("NIM_") and name not in known)
 
 
