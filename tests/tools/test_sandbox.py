@@ -6,14 +6,17 @@ import platform
 import signal
 import socket
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 from mosso.core.errors import UsageError
 from mosso.tools import sandbox as room
 from mosso.tools.python_tool import PythonTool
-from mosso.tools.sandbox import Sandbox, SandboxError, SandboxLimits
+from mosso.tools.sandbox import _STDLIB, Sandbox, SandboxError, SandboxLimits
+from mosso.tools.sandbox_child import WORK
 
 LIMITS = SandboxLimits(seconds=4, memory=512 << 20, disk=4 << 20, output=20_000)
 
@@ -126,6 +129,17 @@ async def test_code_runs(run):
     threads = "import threading\nt = threading.Thread(target=print, args=(1,)); t.start(); t.join()"
     assert (await run(threads)).output == "1\n"
     assert (await run("import sys; sys.exit('bye')")).output == "bye\n"
+
+
+@needs_sandbox
+async def test_packages_may_lie_where_its_own_folders_will_be(monkeypatch):
+    with tempfile.TemporaryDirectory(dir=WORK) as folder:
+        Path(folder, "numpy").mkdir()
+        Path(folder, "numpy/__init__.py").write_text("place = 'here'")
+        monkeypatch.setattr(
+            room, "_binds", lambda: [(_STDLIB, _STDLIB), (f"{folder}/numpy", "/packages/numpy")]
+        )
+        assert (await Sandbox(LIMITS).run("import numpy; numpy.place")).output == "'here'\n"
 
 
 @needs_sandbox

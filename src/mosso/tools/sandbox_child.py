@@ -104,9 +104,14 @@ def flags_of(path: str) -> int:
 
 def make_root(binds: list[list[str]], hidden: list[str], memory: int) -> None:
     mount("", "/", "", MS_REC | MS_PRIVATE)
-    root = WORK  # any folder that is there; what is in it is hidden, not used
+    wanted = [*binds, *([device, device] for device in DEVICES)]
+    opened = [os.open(source, os.O_PATH | os.O_CLOEXEC) for source, _ in wanted]
+    root = (
+        WORK  # any folder that is there; what is in it is hidden, so that only what is open is still reached
+    )
     mount("root", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
-    for source, target in [*binds, *((device, device) for device in DEVICES)]:
+    for (name, target), descriptor in zip(wanted, opened, strict=True):
+        source = f"/proc/self/fd/{descriptor}"
         inside = root + target
         if os.path.isdir(source):
             os.makedirs(inside, exist_ok=True)
@@ -114,7 +119,8 @@ def make_root(binds: list[list[str]], hidden: list[str], memory: int) -> None:
             os.makedirs(os.path.dirname(inside), exist_ok=True)
             os.close(os.open(inside, os.O_CREAT, 0o644))
         mount(source, inside, "", MS_BIND)
-        hold = MS_NOSUID if source in DEVICES else MS_NOSUID | MS_NODEV
+        os.close(descriptor)
+        hold = MS_NOSUID if name in DEVICES else MS_NOSUID | MS_NODEV
         mount("", inside, "", MS_REMOUNT | MS_BIND | MS_RDONLY | hold | flags_of(inside))
     for folder in hidden:
         mount("hidden", root + folder, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=0")
