@@ -75,6 +75,12 @@ def test_effort(prompt, asked, rendered):
     assert f"Reasoning: {rendered}\n" in prompt(USER, reasoning_effort=asked)
 
 
+def test_the_fields_of_the_chat_template(prompt):
+    got = prompt(USER, chat_template_kwargs={"model_identity": "You are Ada.", "reasoning_effort": "high"})
+    assert got.startswith("<|start|>system<|message|>You are Ada.\nKnowledge cutoff: 2024-06\n")
+    assert "Reasoning: high\n" in got
+
+
 def test_an_effort_that_gpt_oss_has_not(prompt):
     with pytest.raises(UnsupportedError) as caught:
         prompt(USER, reasoning_effort="xhigh")

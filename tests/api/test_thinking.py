@@ -10,7 +10,7 @@ import pytest
 from mosso.api.caller import Caller
 from mosso.api.messages_prompt import chat_request
 from mosso.api.messages_schema import MessagesRequest
-from mosso.api.responses_schema import ReasoningOptions
+from mosso.api.responses_schema import ResponsesRequest
 from mosso.core.errors import NotFoundError, RequestError, UnsupportedError
 from mosso.core.requests import Request
 
@@ -56,6 +56,10 @@ def test_budgets(make, chat, fields, budget):
         ({"reasoning_effort": "none", "thinking_budget": 1}, "thinking_budget"),
         ({"reasoning": {"enabled": False, "max_tokens": 3}}, "reasoning.max_tokens"),
         ({"reasoning": {"effort": "low"}, "reasoning_effort": "high"}, "reasoning.effort"),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+            "chat_template_kwargs.reasoning_effort",
+        ),
     ],
 )
 def test_fields_that_contradict_each_other(make, chat, fields, param):
@@ -101,9 +105,13 @@ def test_anthropic(thinking, effort, budget):
     [({}, None), ({"max_tokens": 4}, 4), ({"effort": "none"}, 0), ({"effort": "low"}, None)],
 )
 def test_responses(fields, budget):
-    assert ReasoningOptions(**fields).budget == budget
+    assert ResponsesRequest.model_validate({"input": "hi", "reasoning": fields}).budget == budget
+
+
+def test_a_response_that_may_not_think_has_no_budget():
+    body = ResponsesRequest.model_validate({"input": "hi", "reasoning": {"effort": "none", "max_tokens": 4}})
     with pytest.raises(RequestError):
-        assert ReasoningOptions(effort="none", max_tokens=4).budget
+        assert body.budget
 
 
 async def test_the_thinking_of_all_choices_of_a_running_answer_is_ended(make, chat):

@@ -50,7 +50,7 @@ def conversation_of(
     `thoughts_of` gives what is remembered of the thinking before a call, by the call's id.
     """
     system = SystemContent(
-        identity=settings.identity,
+        identity=body.chat_template_kwargs.model_identity or settings.identity,
         knowledge_cutoff=settings.knowledge_cutoff,
         date=settings.date(),
         effort=effort_of(body, settings.effort),

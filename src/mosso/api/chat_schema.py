@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
-from mosso.api.thinking import EffortName, ReasoningFields, same, thinking_budget
+from mosso.api.thinking import EffortName, ReasoningFields, TemplateKwargs, same, thinking_budget
 from mosso.api.tiers import ServedTier
 from mosso.api.usage import Usage
 from mosso.api.wire import MAX_MESSAGES, Off, WireModel
@@ -143,6 +143,7 @@ class ChatRequest(SamplingFields):
     thinking_budget: int | None = Field(None, ge=0)
     thinking_token_budget: int | None = Field(None, ge=0)
     reasoning: ReasoningFields | None = None
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=TemplateKwargs)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     logprobs: bool = False
@@ -160,7 +161,13 @@ class ChatRequest(SamplingFields):
     @property
     def effort(self) -> str | None:
         asked = self.reasoning.effort if self.reasoning is not None else None
-        return same({"reasoning_effort": self.reasoning_effort, "reasoning.effort": asked})
+        return same(
+            {
+                "reasoning_effort": self.reasoning_effort,
+                "reasoning.effort": asked,
+                "chat_template_kwargs.reasoning_effort": self.chat_template_kwargs.reasoning_effort,
+            }
+        )
 
     @property
     def budget(self) -> int | None:

@@ -145,7 +145,7 @@ class Answer:
             parallel_tool_calls=body.parallel_tool_calls,
             service_tier=served_tier(body.service_tier, job.request.priority),
             previous_response_id=body.previous_response_id,
-            reasoning={"effort": body.reasoning.effort or job.effort, "summary": None},
+            reasoning={"effort": body.effort or job.effort, "summary": None},
             store=self.stored,
             temperature=body.temperature if body.temperature is not None else sampling.temperature,
             text={"format": format_json(body.text.format), "verbosity": "medium"},
@@ -256,7 +256,7 @@ class ResponsesService:
         if not items:
             raise RequestError("input: there is nothing to answer.", param="input")
         limits = self._source.limits
-        effort = effort_named(body.reasoning.effort, self._settings.effort, param="reasoning.effort")
+        effort = effort_named(body.effort, self._settings.effort, param="reasoning.effort")
 
         def prompt_with(results: Mapping[str, str]) -> tuple[int, ...]:
             return self._prompt(body, items, caller.scope, effort, toolset, results)
@@ -297,7 +297,7 @@ class ResponsesService:
         results: Mapping[str, str],
     ) -> tuple[int, ...]:
         system = SystemContent(
-            identity=self._settings.identity,
+            identity=body.chat_template_kwargs.model_identity or self._settings.identity,
             knowledge_cutoff=self._settings.knowledge_cutoff,
             date=self._settings.date(),
             effort=effort,

@@ -24,7 +24,7 @@ from mosso.api.responses_tool_schema import (
     WebSearchTool,
 )
 from mosso.api.sampling import MAX_TOP_LOGPROBS, SamplingFields
-from mosso.api.thinking import EffortName, thinking_budget
+from mosso.api.thinking import EffortName, TemplateKwargs, same, thinking_budget
 from mosso.api.tiers import ServedTier, ServiceTier
 from mosso.api.wire import Off, SchemaOf, Sparse, WireModel, WireRequest
 
@@ -236,11 +236,6 @@ class ReasoningOptions(WireModel):
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
-    @property
-    def budget(self) -> int | None:
-        """Tokens of thinking; None: as many as the model likes."""
-        return thinking_budget({"reasoning.max_tokens": self.max_tokens}, effort=self.effort)
-
 
 class FreeFormat(WireModel):
     type: Literal["text", "json_object"]
@@ -313,6 +308,7 @@ class ResponsesRequest(WireRequest):
     ) = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
+    chat_template_kwargs: TemplateKwargs = Field(default_factory=TemplateKwargs)
     truncation: Literal["auto", "disabled"] = "disabled"
     metadata: Metadata = Field(default_factory=dict, max_length=16)
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
@@ -332,6 +328,20 @@ class ResponsesRequest(WireRequest):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     client_metadata: dict[str, Any] | None = None
     return_token_ids: bool = False  # vLLM's; those of the last turn
+
+    @property
+    def effort(self) -> str | None:
+        return same(
+            {
+                "reasoning.effort": self.reasoning.effort,
+                "chat_template_kwargs.reasoning_effort": self.chat_template_kwargs.reasoning_effort,
+            }
+        )
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens of thinking; None: as many as the model likes."""
+        return thinking_budget({"reasoning.max_tokens": self.reasoning.max_tokens}, effort=self.effort)
 
     @property
     def logprobs(self) -> int | None:

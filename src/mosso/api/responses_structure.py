@@ -26,13 +26,13 @@ PYTHON, BROWSER = "python", "browser."  # how the model calls its own
 
 def first_turn(body: ResponsesRequest, toolset: Toolset) -> Turn:
     """What the first turn may say; RequestError names what is wrong."""
-    return Turn(_first_form(body, toolset), _recipients(body, toolset), body.reasoning.budget)
+    return Turn(_first_form(body, toolset), _recipients(body, toolset), body.budget)
 
 
 def later_turn(body: ResponsesRequest, toolset: Toolset, *, hosted: bool, thought: int) -> Turn:
     """What a turn may say that follows calls of built-in tools, and `thought` tokens of thinking. Without
     `hosted` there are no more of these calls: the limit is reached, so the turn cannot make one."""
-    budget = body.reasoning.budget
+    budget = body.budget
     left = None if budget is None else max(0, budget - thought)
     if hosted:
         return Turn(_free_form(body, toolset), _recipients(body, toolset), left)

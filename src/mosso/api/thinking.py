@@ -35,6 +35,13 @@ class ReasoningFields(WireModel):
     exclude: Off | None = None
 
 
+class TemplateKwargs(WireModel):
+    """What gpt-oss's own chat template takes, by its names; the field that vLLM has for them."""
+
+    model_identity: str | None = None  # how Harmony's system message begins
+    reasoning_effort: EffortName | None = None
+
+
 def effort_named(name: str | None, default: Effort, *, param: str) -> Effort:
     """The effort that a client calls `name`; `param` is the client's name for the field."""
     if name is None:
