@@ -9,20 +9,29 @@ from typing import Any
 
 from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
 
+from mosso.api.responses_toolset import Tools
 from mosso.server.app import create_app
 from mosso.server.run import serve
 from mosso.server.settings import ServerSettings
+from mosso.server.tenants import Tenants
 
 TOKENIZER = small_tokenizer()
 
 
 @contextmanager
-def scripted(script: Callable[[Any], str] | str, **settings: Any) -> Iterator[tuple[str, ScriptedSource]]:
+def scripted(
+    script: Callable[[Any], str] | str,
+    *,
+    tools: Tools | None = None,
+    tenants: Tenants | None = None,
+    **settings: Any,
+) -> Iterator[tuple[str, ScriptedSource]]:
     """A server that says the Harmony text `script` (or what it gives for a request)."""
     say = script if callable(script) else lambda request: script
     source = ScriptedSource(lambda request: harmony(TOKENIZER, say(request)))
     source.batch = 8
-    app = create_app(source, TOKENIZER, ServerSettings(api=SETTINGS, drain_seconds=1.0, **settings))
+    served = ServerSettings(api=SETTINGS, drain_seconds=1.0, **settings)
+    app = create_app(source, TOKENIZER, served, tools=tools, tenants=tenants)
     started, urls = threading.Event(), []
 
     def tell(url: str) -> None:

@@ -38,6 +38,7 @@ def test_settings_have_their_effect(demo, open_tab):
     tab = open_tab(demo)
     page = tab.page
     page.get_by_text("low", exact=True).click()
+    page.get_by_label("System text").fill("You are Ada.")
     page.get_by_label("Developer text").fill("Answer briefly.")
     page.get_by_role("slider", name="Temperature").press("Home")
     page.get_by_label("Top k").fill("5")
@@ -47,6 +48,7 @@ def test_settings_have_their_effect(demo, open_tab):
     tab.answered()
     body = tab.bodies[0]
     assert body["reasoning"] == {"effort": "low"}
+    assert body["chat_template_kwargs"] == {"model_identity": "You are Ada."}
     assert body["instructions"] == "Answer briefly."
     assert (body["temperature"], body["top_k"], body["max_output_tokens"], body["seed"]) == (0, 5, 64, 7)
     assert "tools" not in body

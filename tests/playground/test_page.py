@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
-from scripted_server import scripted
+from scripted_server import TOKENIZER, scripted
+
+from mosso.api.responses_toolset import Tools
+from mosso.harmony.conversation import ToolNamespace
+from mosso.server.keys import FixedKeys, Key
+from mosso.server.tenants import Tenants
+from mosso.server.usage_store import UsageStore
+from mosso.tools.tool import Outcome
 
 ROOT = Path(__file__).parents[2]
 RICH = """# Title
@@ -194,6 +202,84 @@ def test_thinking_is_shown_live(open_tab):
         tab.answered()
         expect(summary).to_contain_text("Thought for")
         assert len(source.thought) == 1
+
+
+def test_a_call_is_shown_while_it_is_written(open_tab):
+    call = "<|channel|>commentary to=functions.get_weather<|constrain|>json<|message|>"
+    with scripted(call + '{"city": "Par' + "i" * 300 + 's"}<|call|>') as (url, source):
+        source.batch = 1
+
+        async def slowly(request) -> None:
+            await asyncio.sleep(0.02)
+
+        source.gate = slowly
+        tab = open_tab(url)
+        tab.settings("Tools")
+        tab.page.get_by_role("button", name="Add a function").click()
+        tab.ask("Weather?")
+        shown = tab.page.get_by_role("group", name="Call of get_weather")
+        expect(shown).to_contain_text("being written")
+        expect(shown.get_by_label("Arguments")).to_contain_text('{"city": "Parii')
+        expect(shown.get_by_label("Result")).to_have_count(0)
+        expect(shown).to_contain_text("waits for a result")
+        expect(shown.get_by_label("Arguments")).to_contain_text('is"')
+
+
+class Calculator:
+    """A python that knows one result."""
+
+    namespace = ToolNamespace("python", "Runs code.")
+
+    def open(self) -> Calculator:
+        return self
+
+    async def run(self, recipient: str, text: str) -> Outcome:
+        return Outcome("<b>42</b>")
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_built_in_tool_answers_by_itself(open_tab):
+    def script(request) -> str:
+        if "<b>42" in TOKENIZER.decode(list(request.prompt), control=True):
+            return "<|channel|>final<|message|>It is 42.<|return|>"
+        return "<|channel|>analysis to=python code<|message|>print(6 * 7)<|call|>"
+
+    with scripted(script, tools=Tools(python=Calculator())) as (url, _):
+        tab = open_tab(url)
+        tab.settings("Tools")
+        tab.page.get_by_role("checkbox", name="python").check()
+        tab.ask("What is 6 times 7?")
+        tab.answered()
+        call = tab.page.get_by_role("group", name="Call of code_interpreter")
+        expect(call.get_by_label("Arguments")).to_have_text("print(6 * 7)")
+        expect(call.get_by_label("Result")).to_have_text("<b>42</b>")
+        expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("It is 42.")
+        assert len(tab.bodies) == 1
+        tab.ask("Sure?")  # what the tool was asked and said goes along
+        tab.answered(2)
+        assert [item["type"] for item in tab.bodies[1]["input"]][1] == "code_interpreter_call"
+
+
+def test_an_api_key_is_asked_for_and_kept(open_tab):
+    usage = UsageStore()
+    tenants = Tenants(FixedKeys(Key("ann", (sha256(b"secret").digest(),))), usage)
+    with scripted("<|channel|>final<|message|>fine<|return|>", tenants=tenants) as (url, _):
+        tab = open_tab(url)
+        expect(tab.page.get_by_role("alert")).to_contain_text("API key")
+        tab.page.get_by_label("API key").fill("secret")
+        expect(tab.page.get_by_role("alert")).to_have_count(0)
+        tab.ask("Hi")
+        tab.answered()
+        tab.page.wait_for_timeout(1200)  # what is kept is written once a second
+        tab.complaints.clear()  # the console tells the 401s by itself
+        tab.page.reload()
+        tab.ask("Again")
+        tab.answered(2)
+        tab.page.get_by_role("button", name="Engine").click()
+        expect(tab.page.get_by_test_id("running")).to_be_visible()
+    usage.close()
 
 
 def test_errors_are_told(open_tab):

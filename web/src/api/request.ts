@@ -81,6 +81,7 @@ export function requestBody(model: string, turns: Turn[], side: Side, settings: 
     temperature: settings.temperature,
     top_p: settings.topP,
   };
+  if (settings.system.trim()) body.chat_template_kwargs = { model_identity: settings.system };
   if (settings.developer.trim()) body.instructions = settings.developer;
   if (settings.topK > 0) body.top_k = settings.topK;
   if (settings.minP > 0) body.min_p = settings.minP;

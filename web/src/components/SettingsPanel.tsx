@@ -1,5 +1,5 @@
 import {
-  Button, JsonInput, MultiSelect, NumberInput, PasswordInput, SegmentedControl, Slider, Stack, Switch, Tabs, Text, Textarea,
+  Button, Checkbox, JsonInput, NumberInput, PasswordInput, SegmentedControl, Slider, Stack, Switch, Tabs, Text, Textarea,
 } from "@mantine/core";
 import { useState } from "react";
 
@@ -34,17 +34,18 @@ export function SettingsPanel() {
         </Tabs.Panel>
         <Tabs.Panel value="tools">
           <ToolsEditor tools={settings.tools} onChange={(tools) => edit({ tools })} />
-          <MultiSelect
+          <Checkbox.Group
             mt="md"
             label="Built-in tools"
             description="Run by the server, where it was started with them."
-            data={[
-              { value: "web_search", label: "browser" },
-              { value: "code_interpreter", label: "python" },
-            ]}
             value={settings.builtIns}
             onChange={(value) => edit({ builtIns: value as BuiltIn[] })}
-          />
+          >
+            <Stack gap="xs" mt="xs">
+              <Checkbox value="web_search" label="browser" />
+              <Checkbox value="code_interpreter" label="python" />
+            </Stack>
+          </Checkbox.Group>
         </Tabs.Panel>
         <Tabs.Panel value="format">
           <Stack gap="sm">
@@ -87,8 +88,16 @@ function ModelSettings({ settings, edit }: Editing) {
         data={["low", "medium", "high"]}
       />
       <Textarea
+        label="System text"
+        description="Who the model is told it is. Empty: what it was trained with."
+        autosize
+        maxRows={6}
+        value={settings.system}
+        onChange={(event) => edit({ system: event.currentTarget.value })}
+      />
+      <Textarea
         label="Developer text"
-        description="What the model is told before the conversation."
+        description="What the model is told to do before the conversation."
         autosize
         minRows={2}
         maxRows={10}

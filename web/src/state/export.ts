@@ -50,7 +50,7 @@ export function literal(value: unknown, indent = ""): string {
   return String(value);
 }
 
-const OURS = new Set(["top_k", "min_p", "seed"]); // not of the SDK's signature
+const OURS = new Set(["top_k", "min_p", "seed", "chat_template_kwargs"]); // not of the SDK's signature
 
 function python(origin: string, made: Record<string, unknown>): string {
   const fields = Object.entries(made).filter(([name]) => !OURS.has(name));

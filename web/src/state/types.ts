@@ -96,6 +96,7 @@ export interface Settings {
   seed: number | null;
   maxTokens: number | null;
   thinkingBudget: number | null;
+  system: string; // how Harmony's system message begins; empty: as the model was trained
   developer: string;
   logprobs: boolean;
   schemaOn: boolean;
@@ -120,6 +121,7 @@ export const DEFAULTS: Settings = {
   seed: null,
   maxTokens: null,
   thinkingBudget: null,
+  system: "",
   developer: "",
   logprobs: false,
   schemaOn: false,
