@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { samples } from "./api/metrics";
 import { inputItems, requestBody, SettingError } from "./api/request";
 import { advance, emptyRound } from "./api/stream";
-import { withDollars } from "./components/Markdown";
+import { blocksOf, withDollars } from "./components/blocks";
 import { shade, visible } from "./components/Tokens";
 import { fault } from "./components/Validity";
 import { literal } from "./state/export";
@@ -75,6 +75,37 @@ it("mathematics gets dollars, code does not", () => {
   expect(withDollars("\\(a\\) and `\\(b\\)`")).toBe("$a$ and `\\(b\\)`");
   expect(withDollars("\\[a\nb\\]")).toBe("\n$$\na\nb\n$$\n");
   expect(withDollars("```\n\\[a\\]\n")).toBe("```\n\\[a\\]\n");
+  expect(withDollars("so \\[\\frac{a")).toBe("so \n```latex\n\\frac{a");
+});
+
+describe("markdown in blocks", () => {
+  const text = [
+    "# Title", "A paragraph\nof two lines with \\(a\\).", "1. one\n\n   more of it\n2. two", "\\[\na\n\nb\n\\]",
+    "```python\ndef f():\n\n    return 1\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "> a\nlazy", "---", "end",
+  ].join("\n\n");
+
+  it("are the same when the text came letter by letter", () => {
+    let blocks: string[] = [];
+    const drawn: string[][] = [];
+    for (let end = 1; end <= text.length; end++) drawn.push((blocks = blocksOf(text.slice(0, end), blocks)));
+    const trimmed = (all: string[]) => all.map((block) => block.trim());
+    expect(trimmed(blocks)).toEqual(trimmed(blocksOf(text)));
+    expect(blocks.join("")).toBe(withDollars(text));
+    expect(blocks).toHaveLength(9);
+    // A block that others follow is drawn once: it never changes again.
+    drawn.forEach((before, index) => {
+      const after = drawn[index + 1] ?? before;
+      expect(after.slice(0, before.length - 1)).toEqual(before.slice(0, -1));
+    });
+  });
+
+  it("stay together where one speaks of another", () => {
+    expect(blocksOf("See [it][1].\n\n[1]: https://example.test\n\nend", ["See [it][1].\n\n"])).toHaveLength(1);
+  });
+
+  it("begin anew where the text is another one", () => {
+    expect(blocksOf("x\n\ny", ["a\n\n", "b"])).toEqual(["x\n\n", "y"]);
+  });
 });
 
 it("likely tokens are plain, unlikely ones are red", () => {

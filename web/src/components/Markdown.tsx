@@ -1,10 +1,12 @@
-import { memo, useEffect, useRef, useState } from "react";
+import { memo, useEffect, useMemo, useRef, useState } from "react";
 import ReactMarkdown from "react-markdown";
 import type { Components } from "react-markdown";
 import rehypeHighlight from "rehype-highlight";
 import rehypeKatex from "rehype-katex";
 import remarkGfm from "remark-gfm";
 import remarkMath from "remark-math";
+
+import { blocksOf } from "./blocks";
 
 // What a model writes must neither run nor load anything: no HTML (react-markdown shows it as text), no images,
 // links only to the web and only when a person follows them, mathematics without macros that reach out.
@@ -23,32 +25,32 @@ const components: Components = {
   input: ({ checked }) => <input type="checkbox" checked={checked ?? false} readOnly disabled aria-label="item" />,
 };
 
-const Rendered = memo(({ text }: { text: string }) => (
-  <div className="markdown">
-    <ReactMarkdown
-      remarkPlugins={[remarkGfm, remarkMath]}
-      rehypePlugins={[[rehypeKatex, MATHEMATICS], [rehypeHighlight, { detect: false }]]}
-      components={components}
-    >
-      {withDollars(text)}
-    </ReactMarkdown>
-  </div>
+const Block = memo(({ text }: { text: string }) => (
+  <ReactMarkdown
+    remarkPlugins={[remarkGfm, remarkMath]}
+    rehypePlugins={[[rehypeKatex, MATHEMATICS], [rehypeHighlight, { detect: false }]]}
+    components={components}
+  >
+    {text}
+  </ReactMarkdown>
 ));
-
-/** gpt-oss writes mathematics as \( … \) and \[ … \]; the parser knows dollars. Code stays as it is. */
-export function withDollars(text: string): string {
-  return text
-    .split(/(```[\s\S]*?(?:```|$)|`[^`\n]*`)/)
-    .map((part, index) =>
-      index % 2 ? part : part.replace(/\\\[([\s\S]*?)\\\]/g, "\n$$$$\n$1\n$$$$\n").replace(/\\\((.*?)\\\)/g, "$$$1$$"),
-    )
-    .join("");
-}
 
 /** Text that may still grow. While it does, it is drawn again only as often as leaves the page time to breathe. */
 export function Markdown({ text, growing }: { text: string; growing: boolean }) {
   const shown = useThrottled(text, growing);
-  return <Rendered text={shown} />;
+  const blocks = useBlocks(shown);
+  return (
+    <div className="markdown">
+      {blocks.map((block, index) => (
+        <Block key={index} text={block} />
+      ))}
+    </div>
+  );
+}
+
+function useBlocks(text: string): string[] {
+  const last = useRef<string[]>([]);
+  return useMemo(() => (last.current = blocksOf(text, last.current)), [text]);
 }
 
 function useThrottled(text: string, growing: boolean): string {
