@@ -16,21 +16,21 @@ from .test_engine import CONFIG, SMALL, bench
 from .test_engine import model as model
 
 
-async def test_runs_take_turns_and_medians_of_all_steps_are_compared():
-    kinds, shape = [], Shape(2, 8, 20)
+async def test_runs_take_turns_and_neighbours_are_compared():
+    kinds, shape, speeds = [], Shape(2, 8, 20), [1, 3, 10, 1]
 
     async def drive(requests):
         formed = requests[0].constraint is not None
         assert {r.constraint is not None for r in requests} == {formed}
         assert all(r.thinking_budget == (0 if formed else None) for r in requests)
         kinds.append(formed)
-        step = 3.0 if formed else 2.0
+        step = (3.0 if formed else 2.0) * speeds[(len(kinds) - 1) // 2 % 4]  # of the machine
         slow = [0.0, *(100.0 if at == 7 else step for at in range(shape.output - 1))]
         return Arrivals(0.0, [[sum(slow[: at + 1]) for at in range(shape.output)]] * shape.batch)
 
     found = await measure_overhead(drive, CONFIG, shape, RECORD, runs=4)
     assert kinds == [True, False, False, True, True, False, False, True]
-    assert (found.free, found.constrained, found.share) == (2.0, 3.0, 0.5)
+    assert (found.free, found.constrained, found.share, found.quartiles) == (4.0, 6.0, 0.5, (0.5, 0.5))
     assert found.steps == 4 * (shape.output - 1 - 3)
     shape = Shape(2, 8, 4)
     with pytest.raises(UsageError, match="--output"):

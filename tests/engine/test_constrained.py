@@ -21,7 +21,7 @@ from mosso.checkpoint.toy_tokenizer import toy_tokenizer
 from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.errors import EngineError, OverloadedError, RequestError, UnsupportedError
 from mosso.core.requests import FinishReason, Request, SamplingParams
-from mosso.engine.constrained import unpack
+from mosso.engine.constrained import words
 from mosso.engine.messages import Abort, Submit
 from mosso.grammar import HarmonyConstrainer
 from mosso.harmony.parser import parse
@@ -306,9 +306,10 @@ def test_what_waits_for_compilation_is_bounded_and_has_its_own_id(constrained):
 
 def test_bits_and_logits():
     mask = bytes([0b0000_0101, 0b1000_0000, 0xFF, 0xFF])
-    (allowed,) = unpack([mask], 17)
-    assert allowed.nonzero()[0].tolist() == [0, 2, 15, 16]
-    logits = torch.randn(2, 17)
-    found = restrict(logits, torch.from_numpy(allowed).expand(2, -1))
-    assert found.isfinite().nonzero()[:, 1].tolist() == [0, 2, 15, 16] * 2
+    logits = torch.randn(3, 17)
+    found = logits.clone()
+    restrict(found, torch.tensor([2, 0]), torch.from_numpy(words([mask, mask], 17)))
+    for row in (0, 2):
+        assert found[row].isfinite().nonzero()[:, 0].tolist() == [0, 2, 15, 16]
     assert torch.equal(found[:, 2], logits[:, 2])
+    assert torch.equal(found[1], logits[1])

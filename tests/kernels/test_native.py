@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 
-from mosso.kernels import attention, cache, experts, linear, native, noise, norm
+from mosso.kernels import attention, cache, experts, linear, native, noise, norm, sampling
 from mosso.kernels.experts import ExpandedExperts, PackedExperts
 from mosso.kernels.mxfp4 import dequantize, quantize
 from mosso.kernels.native import build
@@ -257,6 +257,22 @@ def test_draw_of_no_rows_and_of_strided_parameters(random):
     logits, both = random(40, 100), torch.arange(80).view(40, 2)
     expected = noise.draw(logits, both[:, 0], both[:, 1])
     assert torch.equal(native.draw(logits, both[:, 0], both[:, 1]), expected)
+
+
+# ---- restrict ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocab", [1, 31, 32, 33, 4097])
+def test_restrict(random, threads, vocab):
+    logits = random(300, vocab)
+    logits[7] = torch.nan
+    at = torch.randperm(300)[:200].int()
+    masks = torch.randint(-(2**31), 2**31, (200, -(-vocab // 32) + 1), dtype=torch.int32)
+    masks[3], masks[4] = -1, 0
+    expected = logits.clone()
+    sampling.restrict(expected, at, masks)
+    native.restrict(logits, at, masks)
+    assert torch.equal(logits.nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
 # ---- choosing and building --------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What constraints cost: decode steps of the same requests with and without one, in turns.
 
-Runs with and without alternate, so that whatever else the machine does falls on both alike; the medians of
-all their steps are compared. The form is one that never ends: a list of records.
+Runs with and without alternate, and each is compared with its neighbour: machines change their speed by more
+than a constraint costs, within seconds. The median of these comparisons counts. The form is one that never
+ends: a list of records.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ RECORD = {
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Medians of decode steps with all rows, in seconds."""
+    """Decode steps with all rows: the median run's medians, in seconds, and what the constraint adds."""
 
     batch: int
     prompt: int
@@ -46,11 +47,8 @@ class Overhead:
     steps: int  # of each kind that counted, at least
     free: float
     constrained: float
-
-    @property
-    def share(self) -> float:
-        """What the constraint adds, of a free step."""
-        return self.constrained / self.free - 1
+    share: float  # the constraint's, of a free step: the median of the pairs of runs
+    quartiles: tuple[float, float]  # of the pairs' shares
 
 
 def endless(schema: dict[str, Any]) -> Grammar:
@@ -66,17 +64,26 @@ async def measure_overhead(
 ) -> Overhead:
     """Each run has prompts of its own, the same for both kinds. Raises UsageError for too few steps."""
     form = TurnConstraint(endless(schema))
-    steps: dict[bool, list[float]] = {False: [], True: []}
+    steps: dict[bool, list[list[float]]] = {False: [], True: []}  # by run
     for run in range(runs):
         for formed in (run % 2 == 0, run % 2 == 1):
             requests = tuple(make_requests(config, shape, seed=2 * run + formed))
             arrivals = await drive(held(requests, form) if formed else requests)
-            steps[formed] += full_steps(arrivals)[SETTLE:]
-    fewest = min(map(len, steps.values()))
-    if fewest < runs:
+            steps[formed].append(full_steps(arrivals)[SETTLE:])
+    if not all(map(all, steps.values())):
         raise UsageError(f"batch {shape.batch}: too few steps had all rows; give a larger --output")
+    free, constrained = ([median(run) for run in steps[formed]] for formed in (False, True))
+    shares = sorted(c / f - 1 for c, f in zip(constrained, free, strict=True))
     return Overhead(
-        shape.batch, shape.prompt, shape.output, runs, fewest, median(steps[False]), median(steps[True])
+        shape.batch,
+        shape.prompt,
+        shape.output,
+        runs,
+        min(sum(map(len, kind)) for kind in steps.values()),
+        median(free),
+        median(constrained),
+        median(shares),
+        (shares[len(shares) // 4], shares[-1 - len(shares) // 4]),
     )
 
 

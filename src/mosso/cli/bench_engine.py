@@ -32,7 +32,7 @@ PREFILL_PROMPTS = 64  # on CUDA; on the CPU as many as the largest batch
 PROFILED_STEPS = 20
 PROFILED_NAMES = 15
 DECODE_HEAD = " batch   prompt   output    floor ms     step ms   share     mean ms      p99 ms        tok/s"
-CONSTRAINT_HEAD = " batch   prompt   output     free ms constrained ms     more   steps"
+CONSTRAINT_HEAD = " batch   prompt   output     free ms constrained ms     more    half of pairs   steps"
 PREFILL_HEAD = " prefill                floor tok/s       tok/s   share"
 
 
@@ -294,10 +294,11 @@ async def measure_constraints(engine: Running, config: ModelConfig, plan: Plan) 
     rows = []
     for shape in plan.shapes():
         found = await measure_overhead(engine.drive, config, shape, plan.schema, plan.runs)
-        rows.append(asdict(found) | {"share": found.share})
+        rows.append(asdict(found))
+        half = " … ".join(f"{share:.1%}" for share in found.quartiles)
         click.echo(
             f"{shape.batch:6d} {shape.prompt:8d} {shape.output:8d} {1e3 * found.free:11.3f}"
-            f" {1e3 * found.constrained:14.3f} {found.share:8.1%} {found.steps:7d}"
+            f" {1e3 * found.constrained:14.3f} {found.share:8.1%} {half:>16s} {found.steps:7d}"
         )
     return rows
 

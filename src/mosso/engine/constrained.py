@@ -20,7 +20,7 @@ from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
 
 _THREADS = min(4, os.cpu_count() or 1)
 _ROWS_A_JOB = 16
-"""Rows that one job advances: a job costs as much as a mask, and a mask some 40 us."""
+"""Rows that one job advances: a job of its own for each would cost as much as a mask."""
 
 Known = Callable[[int, int, int], Sequence[int]]
 """(row, first, last): the row's tokens at positions first .. last - 1; waits for those under way."""
@@ -102,11 +102,14 @@ class ConstrainedRows:
     def allowed(self, work: Sequence[RowWork]) -> Allowed:
         """For the next token of each row of `work`, which all sample; waits for masks that are not ready."""
         at, masks, failures = [], [], []
+        last, stands = None, _Stands()
         for index, item in enumerate(work):
             if item.row in self._ending:
                 self._end_free(self._ending.pop(item.row), item.start + item.count)
             job = self._stands.get(item.row)
-            stand = None if job is None else job.result()[item.row]
+            if job is not None and job is not last:
+                last, stands = job, job.result()
+            stand = None if job is None else stands[item.row]
             if isinstance(stand, MossoError):
                 failures.append((item.row, stand.message))
                 del self._stands[item.row]
@@ -117,15 +120,13 @@ class ConstrainedRows:
 
     def drawn(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """The rows' constraints move on by their tokens."""
-        moves = [
-            _Move(row, self._stands[row], token)
-            for row, token in zip(rows, tokens, strict=True)
-            if row in self._stands
-        ]
+        moves = [move for move in zip(rows, tokens, strict=True) if move[0] in self._stands]
         for first in range(0, len(moves), _ROWS_A_JOB):
             some = moves[first : first + _ROWS_A_JOB]
-            job = self._workers.submit(_advance, some)
-            self._stands.update((move.row, job) for move in some)
+            before = [self._stands[row] for row, _ in some]
+            job = self._workers.submit(_advance, some, before)
+            for row, _ in some:
+                self._stands[row] = job
 
     def holds(self, rows: Sequence[int]) -> bool:
         """Whether any of the rows has a constraint."""
@@ -144,25 +145,20 @@ class ConstrainedRows:
         return {row: _tried(lambda: _Stand.of(self._constrainer.begin(turn, said)))}
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A row's next token, and the job that makes the stand before it. That one was submitted earlier, so it
-    has ended, or is being done, when this one begins."""
+def _advance(moves: Sequence[tuple[int, int]], before: Sequence[Future[_Stands]]) -> _Stands:
+    """The stands after moves (row, token). The jobs that make those before were submitted earlier, so they
+    have ended, or are being done, when this one begins."""
+    return {row: _moved(job.result()[row], token) for (row, token), job in zip(moves, before, strict=True)}
 
-    row: int
-    before: Future[_Stands]
-    token: int
 
-    def made(self) -> _Stand | MossoError:
-        stand = self.before.result()[self.row]
-        if isinstance(stand, MossoError):
-            return stand
-        stand.constraint.consume(self.token)
+def _moved(stand: _Stand | MossoError, token: int) -> _Stand | MossoError:
+    if isinstance(stand, MossoError):
+        return stand
+    try:
+        stand.constraint.consume(token)
         return _Stand.of(stand.constraint)
-
-
-def _advance(moves: Sequence[_Move]) -> _Stands:
-    return {move.row: _tried(move.made) for move in moves}
+    except MossoError as error:
+        return error
 
 
 def _end_thinking(row: int, before: Future[_Stands]) -> _Stands:
@@ -185,9 +181,3 @@ def words(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
     size = -(-vocab_size // 32) * 4
     whole = b"".join(mask[:size].ljust(size, b"\0") for mask in masks)
     return np.frombuffer(bytearray(whole), "<i4").reshape(len(masks), -1)
-
-
-def unpack(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
-    """bool [N, vocab_size] of masks in the protocol's order; they may be longer."""
-    packed = words(masks, vocab_size).view(np.uint8)
-    return np.unpackbits(packed, axis=1, count=vocab_size, bitorder="little").view(np.bool_)

@@ -15,7 +15,7 @@ import torch
 from mosso.core.constraints import Constrainer
 from mosso.core.requests import Request, SamplingParams, TokenLogprob
 from mosso.core.steps import RowWork, StepPlan
-from mosso.engine.constrained import Allowed, ConstrainedRows, unpack
+from mosso.engine.constrained import Allowed, ConstrainedRows, words
 from mosso.engine.table import RowTable
 from mosso.kernels import sampling as kernels
 from mosso.kernels.operations import TWINS, Operations
@@ -54,7 +54,7 @@ class Sampler:
     ) -> None:
         """Without a `constrainer` no request may have a constraint."""
         self._table = table
-        self._draw = operations.draw
+        self._operations = operations
         self._device = device
         self._constrained = None if constrainer is None else ConstrainedRows(constrainer, self._known)
         self._requests: list[Request | None] = [None] * max_rows
@@ -74,14 +74,23 @@ class Sampler:
             self._ints[:, start.row] = torch.tensor([params.seed, params.top_k]).to(self._device)
 
     def sample(self, logits: torch.Tensor, work: Sequence[RowWork]) -> Sampled:
-        """One token for each work item (all sample) from logits [S, V]; it becomes known in the table."""
+        """One token for each work item (all sample) from logits [S, V]; it becomes known in the table.
+
+        The logits are the sampler's own from here on.
+        """
         batch = self._gather(work)
         allowed = Allowed() if self._constrained is None else self._constrained.allowed(work)
-        shaped = self._restrict(self._penalize(logits, batch), allowed)
-        tokens = kernels.sample(shaped, sampling_rows(batch), bias=self._bias(batch), draw=self._draw)
+        asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
+        shaped = self._penalize(logits, batch)
+        if allowed.at:
+            if asked and shaped is logits:
+                shaped = logits.clone()
+            self._restrict(shaped, allowed)
+        tokens = kernels.sample(
+            shaped, sampling_rows(batch), bias=self._bias(batch), draw=self._operations.draw
+        )
         self._table.append(batch.rows, batch.positions, tokens)
         self._advance([item.row for item in work], tokens)
-        asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
         if not asked:
             return Sampled(_HostCopy(tokens), failures=allowed.failures)
         at = torch.tensor([index for index, _ in asked]).to(self._device)
@@ -102,15 +111,11 @@ class Sampler:
         found: list[int] = self._table.known(torch.tensor([row]).to(self._device), last)[0, first:].tolist()
         return found
 
-    def _restrict(self, logits: torch.Tensor, allowed: Allowed) -> torch.Tensor:
-        """Only the constrained rows are copied and changed."""
-        if not allowed.at:
-            return logits
-        tokens = torch.from_numpy(unpack(allowed.masks, logits.shape[-1])).to(self._device)
-        if len(allowed.at) == len(logits):
-            return kernels.restrict(logits, tokens)
-        at = torch.tensor(allowed.at).to(self._device)
-        return logits.index_copy(0, at, kernels.restrict(logits[at], tokens))
+    def _restrict(self, logits: torch.Tensor, allowed: Allowed) -> None:
+        """In place, and only the constrained rows."""
+        at = torch.tensor(allowed.at, dtype=torch.int32)
+        masks = torch.from_numpy(words(allowed.masks, logits.shape[1]))
+        self._operations.restrict(logits, at.to(self._device), masks.to(self._device))
 
     def _gather(self, work: Sequence[RowWork]) -> _Batch:
         requests = [self._request(item.row) for item in work]

@@ -41,6 +41,7 @@ class Control:
         self.message = self._id("message")
         self.return_ = self._id("return")
         self.ends = frozenset((self.end, self.return_, self._id("call")))
+        self.structure = self.ends | {self.start, self.channel, self.message}
         self.opening = (self.start, *vocabulary.tokenize_str("assistant"))  # what the prompt ends in
 
     def _id(self, name: str) -> int:
@@ -126,6 +127,8 @@ class Position:
 
     def consume(self, token: int) -> None:
         control = self.control
+        if self.place is Place.SPEECH and token not in control.structure:
+            return
         if token in control.ends:
             self.place = Place.BETWEEN
             self.is_final = self.is_final and token != control.return_  # whoever ignores it goes on
@@ -172,10 +175,7 @@ class TurnForm:
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
-
-    @property
-    def is_over(self) -> bool:
-        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+        self.is_over = False
 
     def mask(self) -> bytes | None:
         """None when the turn is over."""
@@ -188,8 +188,9 @@ class TurnForm:
     def consume(self, token: int) -> None:
         if self.is_over:
             return
-        self._matcher.consume_token(token)
-        self._check()
+        if not self._matcher.consume_token(token):
+            self._check()
+        self.is_over = bool(self._matcher.is_stopped())
 
     def _check(self) -> None:
         if self._matcher.is_error():

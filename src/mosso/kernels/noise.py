@@ -7,11 +7,21 @@ for each position at a hash of seed and position, whose output number `token` be
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _FRACTION_BITS = 40
+
+
+class Draw(Protocol):
+    """A token of each row of logits [S, V]: the one whose logit and noise are the largest together."""
+
+    def __call__(
+        self, logits: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor: ...
 
 
 def _signed(value: int) -> int:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from mosso.kernels import attention, cache, experts, linear, native, noise, norm
+from mosso.kernels import attention, cache, experts, linear, native, noise, norm, sampling
 
 
 class RmsNorm(Protocol):
@@ -56,10 +56,8 @@ class Moe(Protocol):
     ) -> torch.Tensor: ...
 
 
-class Draw(Protocol):
-    def __call__(
-        self, logits: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor
-    ) -> torch.Tensor: ...
+class Restrict(Protocol):
+    def __call__(self, logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,8 @@ class Operations:
     rotate_and_store: RotateAndStore
     paged_attention: PagedAttention
     moe: Moe
-    draw: Draw
+    draw: noise.Draw
+    restrict: Restrict
 
 
 TWINS = Operations(
@@ -83,6 +82,7 @@ TWINS = Operations(
     attention.paged_attention,
     experts.moe,
     noise.draw,
+    sampling.restrict,
 )
 NATIVE = Operations(
     "native",
@@ -92,6 +92,7 @@ NATIVE = Operations(
     native.paged_attention,
     native.moe,
     native.draw,
+    native.restrict,
 )
 
 

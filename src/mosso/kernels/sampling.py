@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from mosso.kernels import noise
-from mosso.kernels.operations import Draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def sample(
     rows: SamplingRows,
     penalties: Penalties | None = None,
     bias: Bias | None = None,
-    draw: Draw = noise.draw,
+    draw: noise.Draw = noise.draw,
 ) -> torch.Tensor:
     """The next token of each row, int64 [S], from the model's logits, float32 [S, V] (left unchanged).
 
@@ -85,9 +84,14 @@ def penalize(logits: torch.Tensor, penalties: Penalties) -> torch.Tensor:
     return logits - penalties.presence[:, None] * (generated > 0)
 
 
-def restrict(logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """-inf for the tokens that are not allowed; float32 and bool, both [S, V]."""
-    return logits.masked_fill(~allowed, -torch.inf)
+def restrict(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None:
+    """In place: -inf for the tokens that rows `at` int32 [N] of logits float32 [S, V] may not draw.
+
+    masks int32 [N, words]: bit v % 32 of word v // 32 allows token v.
+    """
+    bits = masks[:, :, None] >> torch.arange(32, dtype=torch.int32, device=masks.device) & 1
+    forbidden = bits.flatten(1)[:, : logits.shape[1]] == 0
+    logits.index_copy_(0, at.long(), logits.index_select(0, at).masked_fill(forbidden, -torch.inf))
 
 
 def truncate(

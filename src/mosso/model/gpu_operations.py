@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from mosso.kernels.gpu import attention, head, linear, moe, norm, rope, router, sampling
 from mosso.kernels.gpu.linear import MOST_TOKENS
-from mosso.kernels.sampling import Logprobs
+from mosso.kernels.sampling import Logprobs, restrict
 
 Kernel = Callable[..., torch.Tensor]
 
@@ -88,7 +88,7 @@ TWINS = GpuOperations(
     down=moe.down_twin,
     head=head.head_twin,
     head_sample=head.head_sample_twin,
-    restrict=sampling.restrict_twin,
+    restrict=restrict,
     sample_truncated=sampling.sample_truncated_twin,
     logprobs=sampling.logprobs_twin,
 )

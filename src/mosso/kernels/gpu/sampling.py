@@ -84,10 +84,7 @@ def sample_truncated_twin(
 
 
 def restrict(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None:
-    """In place: -inf for the tokens that rows `at` int32 [N] of logits float32 [S, V] may not draw.
-
-    masks int32 [N, words]: bit v % 32 of word v // 32 allows token v. Nothing of the logits is read.
-    """
+    """See `kernels.sampling.restrict`. Nothing of the logits is read."""
     rows, vocab_size = len(at), logits.shape[1]
     assert logits.is_contiguous()
     assert masks.is_contiguous()
@@ -98,12 +95,6 @@ def restrict(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> Non
         logits, at, masks, vocab_size, words, BLOCK=RESTRICT_BLOCK, PDL=overlap, num_warps=4,
         launch_pdl=overlap,
     )  # fmt: skip
-
-
-def restrict_twin(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None:
-    bits = masks[:, :, None] >> torch.arange(32, dtype=torch.int32, device=masks.device) & 1
-    allowed = bits.flatten(1)[:, : logits.shape[1]].bool()
-    logits.index_copy_(0, at.long(), sampling.restrict(logits.index_select(0, at), allowed))
 
 
 def logprobs(logits: torch.Tensor, tokens: torch.Tensor, top: int) -> Logprobs:

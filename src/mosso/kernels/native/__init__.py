@@ -26,8 +26,9 @@ _ARGUMENTS = {  # p: pointer, n: length or stride, i: int, f: float
     "mosso_paged_attention": "ipnnnnipnnpnppnpnp",
     "mosso_mix": "ipnppninnnppppppfp",
     "mosso_draw": "ipnnppp",
+    "mosso_restrict": "ipnppnn",
 }
-_NEVER_FAIL = ("mosso_rms_norm", "mosso_rotate_and_store", "mosso_draw")
+_NEVER_FAIL = ("mosso_rms_norm", "mosso_rotate_and_store", "mosso_draw", "mosso_restrict")
 _KINDS = {"p": c_void_p, "n": c_int64, "i": c_int, "f": c_float}
 
 
@@ -199,3 +200,11 @@ def draw(logits: torch.Tensor, seeds: torch.Tensor, positions: torch.Tensor) -> 
         out.data_ptr(),
     )
     return out
+
+
+def restrict(logits: torch.Tensor, at: torch.Tensor, masks: torch.Tensor) -> None:
+    assert logits.is_contiguous()
+    at, masks = at.contiguous(), masks.contiguous()
+    rows, words = masks.shape
+    assert words * 32 >= logits.shape[1]
+    _call("mosso_restrict", logits.data_ptr(), logits.shape[1], at.data_ptr(), masks.data_ptr(), rows, words)

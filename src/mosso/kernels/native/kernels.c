@@ -483,3 +483,30 @@ void mosso_draw(int threads, const float *logits, int64_t rows, int64_t vocab, c
     Draw job = {logits, seeds, positions, out, vocab};
     parallel(worth(threads, rows * vocab * DRAW_COST), draw_row, &job, rows);
 }
+
+/* ---- restrict: -inf for the tokens whose bit of a row's mask is 0, in place ------------------------------- */
+
+typedef struct {
+    float *logits;
+    const int32_t *at;
+    const uint32_t *masks;
+    int64_t vocab, words;
+} Restrict;
+
+static void restrict_row(void *arg, int64_t index) {
+    const Restrict *job = arg;
+    float *logits = job->logits + job->at[index] * job->vocab;
+    const uint32_t *mask = job->masks + index * job->words;
+    for (int64_t first = 0; first < job->vocab; first += 32) {
+        const uint32_t word = mask[first / 32];
+        const int64_t count = least(32, job->vocab - first);
+        if (word == ~0u) continue;
+        for (int64_t i = 0; i < count; i++) logits[first + i] = word >> i & 1 ? logits[first + i] : -INFINITY;
+    }
+}
+
+void mosso_restrict(int threads, float *logits, int64_t vocab, const int32_t *at, const int32_t *masks, int64_t rows,
+                    int64_t words) {
+    Restrict job = {logits, at, (const uint32_t *)masks, vocab, words};
+    parallel(worth(threads, rows * vocab), restrict_row, &job, rows);
+}
