@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 MODEL ?= demo
 
-.PHONY: serve test check format bench docs web web-check clean
+.PHONY: serve test check format bench docs web web-check image-check clean
 
 serve: .venv/run.stamp
 	@exec $(BIN)/mosso serve $(MODEL) $(ARGS)
@@ -39,6 +39,10 @@ web-check: web/node_modules/.package-lock.json
 	npm --prefix web run build
 	@test -z "$$(git status --porcelain src/mosso/server/static)" || \
 	  { git status --short src/mosso/server/static; echo "the playground's files are not what web/ builds: make web"; exit 1; }
+
+# The Dockerfile built without a Docker engine, and served from. As root; needs debootstrap, buildah and uidmap.
+image-check: .venv/dev.stamp
+	$(BIN)/pytest -m image tests/deploy
 
 web/node_modules/.package-lock.json: web/package.json web/package-lock.json
 	npm --prefix web ci
