@@ -68,7 +68,9 @@ class TorchRunner:
     def _execute(self, plan: StepPlan) -> Sampled | None:
         self._table.apply(plan)
         self._sampler.apply(plan)
-        logits = self._forward(self._table.gather(plan.work))
+        inputs = self._table.gather(plan.work)
+        self._sampler.advance()
+        logits = self._forward(inputs)
         sampling = [item for item in plan.work if item.samples]
         return self._sampler.sample(logits, sampling) if sampling else None
 

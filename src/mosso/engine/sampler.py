@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mosso.core.constraints import Constrainer
@@ -58,12 +59,15 @@ class Sampler:
         self._device = device
         self._constrained = None if constrainer is None else ConstrainedRows(constrainer, self._known)
         self._requests: list[Request | None] = [None] * max_rows
+        self._draws: tuple[list[int], torch.Tensor] | None = None  # of which the constraints do not know yet
         self._floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32, device=device)
         self._ints = torch.zeros(len(_INTS), max_rows, dtype=torch.int64, device=device)
 
     def apply(self, plan: StepPlan) -> None:
         """Note the parameters of the requests that start."""
         if self._constrained is not None:
+            if plan.starts or plan.thinking_ends:
+                self.advance()  # a row's last token is its last request's
             self._constrained.apply(plan)
         for start in plan.starts:
             params = start.request.sampling
@@ -78,6 +82,7 @@ class Sampler:
 
         The logits are the sampler's own from here on.
         """
+        self.advance()
         batch = self._gather(work)
         allowed = Allowed() if self._constrained is None else self._constrained.allowed(work)
         asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
@@ -90,7 +95,7 @@ class Sampler:
             shaped, sampling_rows(batch), bias=self._bias(batch), draw=self._operations.draw
         )
         self._table.append(batch.rows, batch.positions, tokens)
-        self._advance([item.row for item in work], tokens)
+        self._draws = [item.row for item in work], tokens
         if not asked:
             return Sampled(_HostCopy(tokens), failures=allowed.failures)
         at = torch.tensor([index for index, _ in asked]).to(self._device)
@@ -103,7 +108,14 @@ class Sampler:
         if self._constrained is not None:
             self._constrained.close()
 
-    def _advance(self, rows: list[int], tokens: torch.Tensor) -> None:
+    def advance(self) -> None:
+        """Let constraints move on by the tokens that were drawn last: other threads do that.
+
+        To be called where this thread is about to let go of the interpreter's lock for long.
+        """
+        if self._draws is None:
+            return
+        (rows, tokens), self._draws = self._draws, None
         if self._constrained is not None and self._constrained.holds(rows):
             self._constrained.drawn(rows, tokens.tolist())
 
@@ -113,7 +125,7 @@ class Sampler:
 
     def _restrict(self, logits: torch.Tensor, allowed: Allowed) -> None:
         """In place, and only the constrained rows."""
-        at = torch.tensor(allowed.at, dtype=torch.int32)
+        at = torch.from_numpy(np.array(allowed.at, np.int32))
         masks = torch.from_numpy(words(allowed.masks, logits.shape[1]))
         self._operations.restrict(logits, at.to(self._device), masks.to(self._device))
 
