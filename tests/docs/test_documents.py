@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from mosso.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -21,6 +25,7 @@ NOT_RUN = {
     "make test": "it is what runs this",
     "mosso serve": "it is what the fixture does",
 }
+ONLY_NAMED = {"mosso bench table", "mosso chat [MODEL or URL]", "mosso serve [MODEL]"}
 HERE = re.compile(r"(127\.0\.0\.1|localhost):8000")
 
 
@@ -85,6 +90,31 @@ def test_fences_are_of_kinds_that_are_run():
     for page in PAGES:
         kinds = {kind for kind, _ in FENCE.findall(page.read_text())}
         assert kinds <= {"sh", "python"}, page
+
+
+def shown_commands() -> list[str]:
+    """What stands indented or within a sentence, as it needs a GPU, a download or a file to be run."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    indented = re.findall(r"^    (mosso [^\n&]+)", text, re.MULTILINE)
+    found = (*indented, *re.findall(r"`(mosso [a-z]+ [^`]+)`", text))
+    return sorted({" ".join(line.split()) for line in found} - ONLY_NAMED)
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_that_are_only_shown_would_be_taken(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = shlex.split(line)[1:]
+    for argument in arguments:
+        if argument.endswith((".json", ".jsonl", "FILE", "CAPSULE")):
+            Path(argument).parent.mkdir(exist_ok=True)
+            Path(argument).touch()
+    command: click.Command = main
+    parent = click.Context(main)
+    while isinstance(command, click.Group):
+        name, found, arguments = command.resolve_command(parent, arguments)
+        assert found is not None
+        command, parent = found, click.Context(found, parent, name)
+    command.make_context(name, arguments, parent)
 
 
 def test_the_site_builds_without_a_warning(tmp_path):
