@@ -80,9 +80,8 @@ class Sampler:
     def sample(self, logits: torch.Tensor, work: Sequence[RowWork]) -> Sampled:
         """One token for each work item (all sample) from logits [S, V]; it becomes known in the table.
 
-        The logits are the sampler's own from here on.
+        The logits are the sampler's own from here on. `advance` was called since the last time.
         """
-        self.advance()
         batch = self._gather(work)
         allowed = Allowed() if self._constrained is None else self._constrained.allowed(work)
         asked = [(i, p.logprobs) for i, p in enumerate(batch.params) if p.logprobs is not None]
