@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--list", type=Path, help="where to say what was compiled")
-    parser.add_argument("--resources", action="store_true", help="also print what each kernel takes")
+    parser.add_argument("--resources", action="store_true", help="print what each kernel takes, and keep its PTX too")
     print(json.dumps(_compile(parser.parse_args())))
 
 
@@ -154,7 +154,7 @@ def _compile(options: argparse.Namespace) -> dict[str, object]:
         ops=deterministic(TRITON) if options.deterministic else TRITON,
     )
     imported = time.perf_counter()
-    triton.knobs.compilation.store_binary_only = True  # the engine reads all that is kept of a kernel
+    triton.knobs.compilation.store_binary_only = not options.resources  # an engine reads all that is kept
     variants = plan(chip, lambda: rehearse(work))
     planned = time.perf_counter()
     compiled = compile_all(variants, options.processes)

@@ -18,10 +18,12 @@ import pytest
 import triton
 
 from mosso.checkpoint.config import config_json
-from mosso.core.config import GPT_OSS_20B, ModelConfig
+from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from mosso.kernels import gpu
 from mosso.kernels.gpu.compile import tell_of_late_compilation
 from mosso.kernels.gpu.launch import CHIPS
+
+from .wgmma_hazards import overwritten_weights
 
 KIB = 1 << 10
 SHARED_MEMORY = {
@@ -112,6 +114,33 @@ def test_every_kernel_fits(arch: str, tmp_path: Path) -> None:
     assert not too_large
     spilling = [line for line in lines if line["stack"] > (HOPPER_STACK if arch == "sm_90" else STACK)]
     assert not spilling
+
+
+def test_no_product_loses_its_weights_while_it_runs(tmp_path: Path) -> None:
+    """On Hopper: by the PTX of every kernel, of both models' tiles."""
+    command = ("-m", "mosso.engine.gpu_compile", "--arch", "sm_90", "--resources")
+    for config in (GPT_OSS_20B, GPT_OSS_120B):
+        run(*command, folder_of(config, tmp_path), TRITON_CACHE_DIR=str(tmp_path))
+    texts = {str(file): file.read_text() for file in tmp_path.rglob("*.ptx")}
+    assert sum("wgmma.mma_async" in text for text in texts.values()) > 10
+    assert [name for name, text in texts.items() if overwritten_weights(text)] == []
+
+
+_PRODUCT = """
+$L__BB0_4:
+\tldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r1, %r2, %r3, %r4}, [%r9];
+\twgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%r20,%r21}, {%r1,%r2,%r3,%r4}, %rd1, p, 1, 1, 0;
+\twgmma.commit_group.sync.aligned;
+\twgmma.wait_group.sync.aligned N;
+\t@%p1 bra \t$L__BB0_4;
+"""
+
+
+def test_what_is_overwritten_too_early_is_seen() -> None:
+    assert overwritten_weights(_PRODUCT.replace("N", "1")) == {"%r1", "%r2", "%r3", "%r4"}
+    assert overwritten_weights(_PRODUCT.replace("N", "0")) == set()
+    later = _PRODUCT.replace("N", "1").replace("\tldmatrix", "\twgmma.wait_group.sync.aligned 0;\n\tldmatrix")
+    assert overwritten_weights(later) == set()
 
 
 def test_launches_find_what_was_compiled(tmp_path: Path) -> None:

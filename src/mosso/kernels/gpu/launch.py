@@ -86,6 +86,11 @@ def ptx(device: torch.device) -> bool:
     return device.type != "cpu" and not interpreted()
 
 
+def wgmma(device: torch.device) -> bool:
+    """Whether products run as wgmma, Hopper's own instruction, on while the program goes on."""
+    return ptx(device) and chip(device).capability == HOPPER
+
+
 def num_multiprocessors(device: torch.device) -> int:
     """Streaming multiprocessors of the device; the interpreter counts as a small chip."""
     return chip(device).multiprocessors

@@ -73,28 +73,54 @@ class Tile:
 
 # ---- unpacking
 
-# Two words (16 bits each) of neighbouring columns → the two columns' values in each of the four planes.
-_UNPACK: tl.constexpr = tl.constexpr("""
+# Two words (16 bits each) of neighbouring columns → the two columns' values in one of the four planes.
+_PLANE_A: tl.constexpr = tl.constexpr("""
 {
-.reg .b32 t, a, b, c, d, zero;
+.reg .b32 t, zero;
 mov.b32 zero, 0x80008000;
-and.b32 a, $4, 0x81C081C0;
-shl.b32 t, $4, 3;
-and.b32 b, t, 0x81C081C0;
-shl.b32 t, $4, 6;
-and.b32 c, t, 0x81C081C0;
-shl.b32 t, $4, 1;
-and.b32 d, t, 0x80008000;
-shr.b32 t, $4, 3;
-lop3.b32 d, t, 0x01800180, d, 0xEA;
-shr.b32 t, $4, 7;
-lop3.b32 d, t, 0x00400040, d, 0xEA;
-fma.rn.bf16x2 $0, a, $5, zero;
-fma.rn.bf16x2 $1, b, $5, zero;
-fma.rn.bf16x2 $2, c, $7, zero;
-fma.rn.bf16x2 $3, d, $7, zero;
+and.b32 t, $1, 0x81C081C0;
+fma.rn.bf16x2 $0, t, $2, zero;
 }
 """)
+_PLANE_B: tl.constexpr = tl.constexpr("""
+{
+.reg .b32 t, zero;
+mov.b32 zero, 0x80008000;
+shl.b32 t, $1, 3;
+and.b32 t, t, 0x81C081C0;
+fma.rn.bf16x2 $0, t, $2, zero;
+}
+""")
+_PLANE_C: tl.constexpr = tl.constexpr("""
+{
+.reg .b32 t, zero;
+mov.b32 zero, 0x80008000;
+shl.b32 t, $1, 6;
+and.b32 t, t, 0x81C081C0;
+fma.rn.bf16x2 $0, t, $2, zero;
+}
+""")
+_PLANE_D: tl.constexpr = tl.constexpr("""
+{
+.reg .b32 t, d, zero;
+mov.b32 zero, 0x80008000;
+shl.b32 t, $1, 1;
+and.b32 d, t, 0x80008000;
+shr.b32 t, $1, 3;
+lop3.b32 d, t, 0x01800180, d, 0xEA;
+shr.b32 t, $1, 7;
+lop3.b32 d, t, 0x00400040, d, 0xEA;
+fma.rn.bf16x2 $0, d, $2, zero;
+}
+""")
+
+# A wgmma reads its weights from registers while the program goes on, and Triton lets the last of them run on
+# into the loop's next turn, which writes those registers again. So the factors that planes are made with are
+# not there before the wgmma that read the planes have ended: half of them for the first two planes, which is
+# one group of them at least (Triton 3.7 commits the four in two groups, 3.6 in four). Turns of an unrolled loop
+# have registers of their own, and Triton waits in between. tests/kernels/gpu/wgmma_hazards.py checks the PTX.
+_HALF: tl.constexpr = tl.constexpr("wgmma.wait_group.sync.aligned 1; mov.b32 $0, $1;")
+_ALL: tl.constexpr = tl.constexpr("wgmma.wait_group.sync.aligned 0; mov.b32 $0, $1;")
 
 _PREFETCH: tl.constexpr = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
 
@@ -109,20 +135,29 @@ def _code_value(sign, exponent, mantissa, factor):
 
 
 @triton.jit
-def _unpack(words, scales, dtype: tl.constexpr, PTX: tl.constexpr):
+def _plane(words, factors, ptx: tl.constexpr):
+    return tl.inline_asm_elementwise(
+        ptx, "=r,r,r,r", [words, tl.broadcast_to(factors, words.shape)], dtype=tl.bfloat16, is_pure=True, pack=2
+    )
+
+
+@triton.jit
+def _after(factors, wait: tl.constexpr):
+    """The same factors, not there before what `wait` waits for."""
+    return tl.inline_asm_elementwise(wait, "=r,r", [factors], dtype=tl.int32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _unpack(words, scales, dtype: tl.constexpr, PTX: tl.constexpr, WAIT: tl.constexpr):
     """words int16 [N, 16], scales int16 [N] → the chunk's weights [N, 64]."""
     fields = scales.to(tl.int32) & 0xFFFF
     if PTX:
-        first = tl.broadcast_to(((fields & 0xFF) * 0x00800080)[:, None], words.shape)
-        second = tl.broadcast_to(((fields >> 8) * 0x00800080)[:, None], words.shape)
-        a, b, c, d = tl.inline_asm_elementwise(
-            _UNPACK,
-            "=&r,=&r,=&r,=&r,r,r,r,r,r",  # the first result is there before the last input is used
-            [words, first, second],
-            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=2,
-        )
+        first = ((fields & 0xFF) * 0x00800080)[:, None]
+        second = ((fields >> 8) * 0x00800080)[:, None]
+        if WAIT:
+            first, second = _after(first, _HALF), _after(second, _ALL)
+        a, b = _plane(words, first, _PLANE_A), _plane(words, first, _PLANE_B)
+        c, d = _plane(words, second, _PLANE_C), _plane(words, second, _PLANE_D)
     else:
         w = words.to(tl.int32) & 0xFFFF
         first = tl.exp2((fields & 0xFF).to(tl.float32) - 253.0)[:, None]
@@ -168,6 +203,7 @@ def _product(
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
     PTX: tl.constexpr,
+    WGMMA: tl.constexpr,
 ):
     """weights · xᵀ → float32 [N, PAIRS]."""
     dtype: tl.constexpr = x_rows.dtype.element_ty
@@ -192,7 +228,7 @@ def _product(
             if K % 64 != 0:
                 seen = seen & (columns < K)[:, None]
             x = tl.load(x_rows[None, :] + columns[:, None], mask=seen, other=0.0)
-            acc = tl.dot(_unpack(w, s, dtype, PTX), x, acc)
+            acc = tl.dot(_unpack(w, s, dtype, PTX, WGMMA and UNROLL == 1), x, acc)
     return acc
 
 
@@ -252,6 +288,7 @@ def _gate_up_block(
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
     PTX: tl.constexpr,
+    WGMMA: tl.constexpr,
 ):
     CHUNKS: tl.constexpr = (H + 63) // 64
     SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
@@ -260,7 +297,7 @@ def _gate_up_block(
     b = tl.load(bias + n, mask=n < 2 * INNER, other=0.0)
     acc = _product(
         x + (pair // TOP_K).to(tl.int64) * H, real, words, scales, n, 0,
-        CHUNKS, H, CHUNKS, SCALE_STRIDE, N_PADDED, ROWS, PAIRS, UNROLL, PTX,
+        CHUNKS, H, CHUNKS, SCALE_STRIDE, N_PADDED, ROWS, PAIRS, UNROLL, PTX, WGMMA,
     )  # fmt: skip
     acc += b.to(tl.float32)[:, None]
     # Eight gates, then their eight ups: see interleave_gate_up.
@@ -298,6 +335,7 @@ def _gate_up_kernel(
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
     PTX: tl.constexpr,
+    WGMMA: tl.constexpr,
     PDL: tl.constexpr,
 ):
     CHUNKS: tl.constexpr = (H + 63) // 64
@@ -319,12 +357,12 @@ def _gate_up_kernel(
     if TAIL and count - start <= PAIRS // 2:
         _gate_up_block(
             x, expert_words, expert_scales, expert_bias, expert_list, out, start, count, limit,
-            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS // 2, UNROLL, PTX,
+            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS // 2, UNROLL, PTX, WGMMA,
         )  # fmt: skip
     else:
         _gate_up_block(
             x, expert_words, expert_scales, expert_bias, expert_list, out, start, count, limit,
-            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS, UNROLL, PTX,
+            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS, UNROLL, PTX, WGMMA,
         )  # fmt: skip
 
 
@@ -348,6 +386,7 @@ def _down_block(
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
     PTX: tl.constexpr,
+    WGMMA: tl.constexpr,
 ):
     CHUNKS: tl.constexpr = (INNER + 63) // 64
     SCALE_STRIDE: tl.constexpr = (CHUNKS + 15) // 16 * 16
@@ -358,7 +397,7 @@ def _down_block(
     split = tl.program_id(2)
     acc = _product(
         act + pair.to(tl.int64) * INNER, real, words, scales, n, split * (CHUNKS // SPLITS),
-        CHUNKS // SPLITS, INNER, CHUNKS, SCALE_STRIDE, N_PADDED, ROWS, PAIRS, UNROLL, PTX,
+        CHUNKS // SPLITS, INNER, CHUNKS, SCALE_STRIDE, N_PADDED, ROWS, PAIRS, UNROLL, PTX, WGMMA,
     )  # fmt: skip
     if split == 0:
         acc += b.to(tl.float32)[:, None]
@@ -390,6 +429,7 @@ def _down_kernel(
     PAIRS: tl.constexpr,
     UNROLL: tl.constexpr,
     PTX: tl.constexpr,
+    WGMMA: tl.constexpr,
     PDL: tl.constexpr,
 ):
     CHUNKS: tl.constexpr = (INNER + 63) // 64
@@ -411,12 +451,12 @@ def _down_kernel(
     if TAIL and count - start <= PAIRS // 2:
         _down_block(
             act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
-            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS // 2, UNROLL, PTX,
+            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS // 2, UNROLL, PTX, WGMMA,
         )  # fmt: skip
     else:
         _down_block(
             act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
-            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS, UNROLL, PTX,
+            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS, UNROLL, PTX, WGMMA,
         )  # fmt: skip
 
 
@@ -439,7 +479,8 @@ def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> in
     return pairs if direct else min(experts, pairs) + pairs // tile.pairs
 
 
-_SMALL_SHARED_MEMORY = 128 << 10  # bytes; chips below it get fewer stages of the widest tile
+_SMALL_SHARED_MEMORY = 128 << 10  # bytes; chips below it get fewer stages
+_LARGE_SHARED_MEMORY = 200 << 10  # Hopper's; chips below it get half the widest tile
 
 
 def gate_up_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> Tile:
@@ -453,7 +494,7 @@ def gate_up_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> T
         return Tile(128, 32, 5, 8, 2)
     if mean <= 96:
         return Tile(128, 64, 3, 8, 3 if shared_memory >= _SMALL_SHARED_MEMORY else 2)
-    return Tile(128, 128, 1, 8, 3)
+    return Tile(128, 256 if shared_memory >= _LARGE_SHARED_MEMORY else 128, 1, 8, 3)
 
 
 def down_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> Tile:
@@ -499,6 +540,7 @@ def gate_up(
         PAIRS=tile.pairs,
         UNROLL=_largest_divisor(triton.cdiv(hidden, CHUNK), tile.chunks),
         PTX=launch.ptx(x.device),
+        WGMMA=launch.wgmma(x.device),
         PDL=pdl,
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -551,6 +593,7 @@ def down(
         PAIRS=tile.pairs,
         UNROLL=_largest_divisor(chunks // splits, tile.chunks),
         PTX=launch.ptx(act.device),
+        WGMMA=launch.wgmma(act.device),
         PDL=pdl,
         num_warps=tile.warps,
         num_stages=tile.stages,
