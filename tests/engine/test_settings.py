@@ -173,12 +173,20 @@ def test_the_budget_stays_within_memory_and_leaves_little(memory, max_rows, page
     need=st.integers(0, 1000),
 )
 def test_pages_are_divided_to_the_last(memory, full, window, need):
-    pages = divide(memory, full, window, need)
+    pages = divide(memory, full, window, need, most=10**9)
     assert pages.window == need + cached_window_pages(pages.full)
     if pages.full:
         assert pages.full * full + pages.window * window <= memory
     more = (pages.full + 2) * full + (need + cached_window_pages(pages.full + 2) + 1) * window
     assert more > memory
+
+
+def test_no_more_pages_than_kernels_can_address():
+    small = replace(GPT_OSS_20B, num_layers=2, num_kv_heads=1, head_dim=32, sliding=())
+    budget = kv_budget(small, replace(CUDA, token_budget=1024, max_rows=64), 60 << 30)
+    planes = [(pages + 1) * budget.page_size * 32 for pages in (budget.full_pages, budget.window_pages)]
+    assert max(planes) < 1 << 31
+    assert (planes[0] >> 20) == 2047  # nearly all
 
 
 def test_large_pools_give_little_to_cached_windows():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
 from mosso.engine.settings import MIB, EngineSettings
-from mosso.model.kv_pages import divide, window_need
+from mosso.model.kv_pages import divide, most_pages, window_need
 from mosso.model.plan import ELEMENT_BYTES
 
 
@@ -51,7 +51,7 @@ def kv_budget(config: ModelConfig, settings: EngineSettings, left: int | None = 
     page_size, asked = settings.page_size, settings.max_context
     full_bytes, window_bytes = kv_page_bytes(config, settings)
     need = window_need(config.window, page_size, settings.rows, settings.budget)
-    pages = divide(memory, full_bytes, window_bytes, need)
+    pages = divide(memory, full_bytes, window_bytes, need, most_pages(page_size, config.head_dim))
     most = min(config.max_context, pages.full * page_size)
     if pages.full == 0 or (asked is not None and pages.full * page_size < asked):
         holds = f"holds {pages.full * page_size} tokens" if pages.full else "is all taken by the windows"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 CACHED_RATIO = 8
 SMALL_POOL = 2048  # full pages
 LARGE_RATIO = 64  # beyond the first SMALL_POOL
+PLANE_ELEMENTS = (1 << 31) - 1  # of a layer's keys of one head: places within them are int32 in kernels
 
 
 def span(positions: int, page_size: int) -> int:
@@ -41,8 +42,15 @@ class Pages:
     window: int  # those of `window_need` included
 
 
-def divide(memory: int, full_bytes: int, window_bytes: int, need: int) -> Pages:
+def most_pages(page_size: int, head_dim: int) -> int:
+    """Pages of one group that kernels can address, beside the scratch page."""
+    return PLANE_ELEMENTS // (page_size * head_dim) - 1
+
+
+def divide(memory: int, full_bytes: int, window_bytes: int, need: int, most: int) -> Pages:
     """The most full pages, of full_bytes each, that fit beside their share of window pages and `need` more.
+
+    Never more than `most` full ones.
 
     0 full pages: not even the need fits, or nothing beside it.
     """
@@ -51,4 +59,5 @@ def divide(memory: int, full_bytes: int, window_bytes: int, need: int) -> Pages:
     if full > SMALL_POOL:
         rest = left - SMALL_POOL * full_bytes - SMALL_POOL // CACHED_RATIO * window_bytes
         full = SMALL_POOL + rest * LARGE_RATIO // (full_bytes * LARGE_RATIO + window_bytes)
+    full = min(full, most)
     return Pages(full, need + cached_window_pages(full))

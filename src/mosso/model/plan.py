@@ -20,7 +20,7 @@ from mosso.checkpoint.schema import PACKED_DTYPES, TensorSpec, expected_tensors
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
 from mosso.model.gpu_plan import gpu_workspace, packed_bytes
-from mosso.model.kv_pages import cached_window_pages, divide, window_need
+from mosso.model.kv_pages import cached_window_pages, divide, most_pages, window_need
 
 Dtype = Literal["float32", "bfloat16"]
 KVDtype = Literal["float32", "bfloat16", "float8"]
@@ -66,7 +66,8 @@ class MemoryPlan:
     def full_pages(self) -> int:
         """Pages of full-layer KV that fit the memory; 0 when it is unknown or too small."""
         left = max(0, (self.memory or 0) - self.fixed_bytes)
-        return divide(left, self.full_page_bytes, self.window_page_bytes, need=0).full
+        most = most_pages(self.page_size, self.config.head_dim)
+        return divide(left, self.full_page_bytes, self.window_page_bytes, need=0, most=most).full
 
     @property
     def cached_bytes(self) -> int:
