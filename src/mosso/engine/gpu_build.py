@@ -24,7 +24,7 @@ from mosso.engine.settings import MIB, EngineSettings
 from mosso.model.gpu_forward import GpuModel, forward
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, deterministic
-from mosso.model.gpu_plan import decode_sizes, graphs_bytes, logits_bytes
+from mosso.model.gpu_plan import decode_sizes, graphs_bytes, logits_bytes, workspace_bytes
 from mosso.model.gpu_weights import GpuWeights
 from mosso.model.paged import PagedKV
 
@@ -91,7 +91,8 @@ class _Builder:
         small = self.model(self.allocate(1, 1), table)
         emit(Progress("warming up"))
         GpuGraphs(small, inputs, table.scratch).warm_up(sizes)
-        workspace = self.measure_step(small, inputs, longest) + logits_bytes(config, settings.rows)
+        step = self.measure_step(small, inputs, longest)
+        workspace = workspace_bytes(step, logits_bytes(config, settings.rows))
         del small
         torch.cuda.empty_cache()
 

@@ -12,11 +12,12 @@ from mosso.core.config import ModelConfig
 
 CONTEXT_BYTES = 512 << 20  # an estimate: the bare CUDA context, which nothing measures
 LIBRARIES_BYTES = 128 << 20  # an estimate: kernels, and the libraries' workspaces
-GRAPH_NODE_BYTES = 12 << 10  # an estimate: what the driver keeps for each kernel of a graph
+GRAPH_NODE_BYTES = 8 << 10  # an estimate: what the driver keeps for each kernel of a graph
 KERNELS_A_LAYER = 10
 GRAPH_LIBRARY_BYTES = 64 << 20  # an estimate: the libraries' workspaces for the stream that captures
 SHAPED_ROWS = 64  # rows whose logits are in memory at once
 PENALIZED_ROWS = 16  # rows whose counts of tokens are
+WORKSPACE_SLACK = 32 << 20  # what the allocator may lose between tensors of all sizes
 
 _TILE_ROWS, _CHUNK, _SCALES = 32, 64, 16  # of kernels.gpu.mxfp4_layout, which imports torch
 _DECODE_SIZES = (
@@ -57,6 +58,11 @@ def logits_bytes(config: ModelConfig, max_rows: int) -> int:
     return 4 * config.vocab_size * (3 * shaped + 10 * penalized)
 
 
+def workspace_bytes(step: int, logits: int) -> int:
+    """The activations of a step are gone when its logits are shaped: the same memory serves both."""
+    return max(step, logits) + WORKSPACE_SLACK
+
+
 def graphs_bytes(config: ModelConfig, max_rows: int) -> int:
     """Graphs of every size, two each, their common memory, and the hidden states that they keep."""
     sizes = decode_sizes(max_rows)
@@ -74,8 +80,7 @@ def table_bytes(max_rows: int, max_context: int, page_size: int) -> int:
 class GpuWorkspace:
     """Bytes by kind."""
 
-    step: int
-    logits: int
+    step: int  # activations or shaped logits
     graphs: int
     tables: int  # of rows, and the scratch pages
     rotary: int
@@ -86,8 +91,7 @@ def gpu_workspace(
     config: ModelConfig, token_budget: int, max_rows: int, page_size: int, scratch_bytes: int
 ) -> GpuWorkspace:
     return GpuWorkspace(
-        step=step_bytes(config, token_budget),
-        logits=logits_bytes(config, max_rows),
+        step=workspace_bytes(step_bytes(config, token_budget), logits_bytes(config, max_rows)),
         graphs=graphs_bytes(config, max_rows),
         tables=table_bytes(max_rows, config.max_context, page_size) + scratch_bytes,
         rotary=4 * config.max_context * config.head_dim,

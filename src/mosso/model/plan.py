@@ -186,8 +186,7 @@ def _cuda_lines(
 ) -> tuple[MemoryLine, ...]:
     need = gpu_workspace(config, token_budget, max_rows, page_size, scratch_bytes)
     return (
-        MemoryLine(f"activations ({token_budget:,} tokens a step)", need.step),
-        MemoryLine("shaped logits", need.logits),
+        MemoryLine(f"workspace of a step ({token_budget:,} tokens)", need.step),
         MemoryLine(f"tables of {max_rows:,} rows", need.tables),
         MemoryLine("rotary tables", need.rotary),
         MemoryLine("decode graphs (estimate)", need.graphs),

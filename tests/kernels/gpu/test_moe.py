@@ -176,12 +176,12 @@ def test_the_inner_axis_can_be_shared(device: torch.device, dtype: torch.dtype) 
     close(got.sum(1), want.sum(1), worst=1e-4, rms=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [9, 70])
-def test_few_pairs_at_the_end_of_a_list_take_half_a_block(
-    device: torch.device, dtype: torch.dtype, tokens: int
+@pytest.mark.parametrize(("tokens", "pairs"), [(9, 128), (70, 128), (40, 256), (100, 256), (150, 256)])
+def test_few_pairs_at_the_end_of_a_list_take_a_part_of_a_block(
+    device: torch.device, dtype: torch.dtype, tokens: int, pairs: int
 ) -> None:
     case = Case(device, dtype, tokens=tokens, hidden=64, inner=64, experts=4)
-    tile = moe.Tile(64, 128, 1, 4, 2)
+    tile = moe.Tile(64, pairs, 1, 4, 2)
     want = moe.gate_up_twin(case.x, case.experts, case.routing, LIMIT)
     close(moe.gate_up(case.x, case.experts, case.routing, LIMIT, tile), want, worst=1e-2, rms=4e-3)
     want = moe.down_twin(case.act, case.experts, case.routing, torch.float32)

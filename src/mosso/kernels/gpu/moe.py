@@ -354,7 +354,13 @@ def _gate_up_kernel(
     expert_list = lists + wide * stride
     if PTX:  # scales are read a word a row, each time anew: from L2 that is no wait
         _prefetch(expert_scales + tl.program_id(0) * ROWS * SCALE_STRIDE, ROWS * SCALE_STRIDE)
-    if TAIL and count - start <= PAIRS // 2:
+    left = count - start
+    if TAIL >= 2 and left <= PAIRS // 4:
+        _gate_up_block(
+            x, expert_words, expert_scales, expert_bias, expert_list, out, start, count, limit,
+            H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS // 4, UNROLL, PTX, WGMMA,
+        )  # fmt: skip
+    elif TAIL >= 1 and left <= PAIRS // 2:
         _gate_up_block(
             x, expert_words, expert_scales, expert_bias, expert_list, out, start, count, limit,
             H, INNER, N_PADDED, TOP_K, ALPHA, DIRECT, ROWS, PAIRS // 2, UNROLL, PTX, WGMMA,
@@ -448,7 +454,13 @@ def _down_kernel(
     if PDL:
         gdc_wait()
         gdc_launch_dependents()  # only now, so that what comes next does not take memory from gate_up
-    if TAIL and count - start <= PAIRS // 2:
+    left = count - start
+    if TAIL >= 2 and left <= PAIRS // 4:
+        _down_block(
+            act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
+            H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS // 4, UNROLL, PTX, WGMMA,
+        )  # fmt: skip
+    elif TAIL >= 1 and left <= PAIRS // 2:
         _down_block(
             act, expert_words, expert_scales, expert_bias, shares, expert_list, out, start, count,
             H, INNER, N_PADDED, DIRECT, SPLITS, ROWS, PAIRS // 2, UNROLL, PTX, WGMMA,
@@ -468,9 +480,9 @@ def _largest_divisor(chunks: int, most: int) -> int:
     return max(divisor for divisor in range(1, most + 1) if chunks % divisor == 0)
 
 
-def _has_tail(tile: Tile) -> bool:
-    """Whether the last pairs of a list, where they are few, are taken by half a block."""
-    return tile.pairs >= 128
+def _tail(tile: Tile) -> int:
+    """By how many halvings of a block the last pairs of a list, where they are few, are taken."""
+    return max(0, tile.pairs.bit_length() - MIN_TAIL.bit_length())
 
 
 def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> int:
@@ -479,6 +491,7 @@ def _grid(tokens: int, top_k: int, experts: int, tile: Tile, direct: bool) -> in
     return pairs if direct else min(experts, pairs) + pairs // tile.pairs
 
 
+MIN_TAIL = 64  # pairs; smaller blocks have no smaller ones for their tails
 _SMALL_SHARED_MEMORY = 128 << 10  # bytes; chips below it get fewer stages
 _LARGE_SHARED_MEMORY = 200 << 10  # Hopper's; chips below it get half the widest tile
 
@@ -494,13 +507,15 @@ def gate_up_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> T
         return Tile(128, 32, 5, 8, 2)
     if mean <= 96:
         return Tile(128, 64, 3, 8, 3 if shared_memory >= _SMALL_SHARED_MEMORY else 2)
-    return Tile(128, 256 if shared_memory >= _LARGE_SHARED_MEMORY else 128, 1, 8, 3)
+    if shared_memory < _LARGE_SHARED_MEMORY:
+        return Tile(128, 128, 1, 8, 3)
+    return Tile(128, 256, 1, 8, 4)
 
 
 def down_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> Tile:
     """As gate_up_tile. One token has too few rows to fill the chip: there the inner axis is shared."""
     if tokens == 1:
-        return Tile(64, 8, 5, 4, 2, splits=3)
+        return Tile(64, 8, 3, 4, 3, splits=5)
     tile = gate_up_tile(tokens, top_k, experts, shared_memory)
     return Tile(128, 128, 1, 4, 4) if tile.pairs == 128 else tile
 
@@ -535,7 +550,7 @@ def gate_up(
         TOP_K=top_k,
         ALPHA=SWIGLU_ALPHA,
         DIRECT=direct,
-        TAIL=_has_tail(tile),
+        TAIL=_tail(tile),
         ROWS=tile.rows,
         PAIRS=tile.pairs,
         UNROLL=_largest_divisor(triton.cdiv(hidden, CHUNK), tile.chunks),
@@ -587,7 +602,7 @@ def down(
         N_PADDED=tiles * ROWS,
         E=num_experts,
         DIRECT=direct,
-        TAIL=_has_tail(tile),
+        TAIL=_tail(tile),
         SPLITS=splits,
         ROWS=tile.rows,
         PAIRS=tile.pairs,

@@ -1,6 +1,7 @@
 """The residual stream: token embedding, root-mean-square norms, and what layers add to the stream.
 
-The stream x is float32 [T, H]; the norms give what reads it `dtype`. One program a token.
+The stream x is float32 [T, H]; the norms give what reads it `dtype`. One program a token, but where nothing
+is normed: there several share its columns.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mosso.kernels.gpu.launch import pdl
 from mosso.kernels.norm import rms_norm as rms_norm_rows
 
 WARPS = 8
+COLUMNS = 512  # of a program that norms nothing
 
 
 def embed(
@@ -115,19 +117,20 @@ def _launch(
     clear: torch.Tensor | None,
 ) -> torch.Tensor:
     """Every norm is this one kernel; without a weight the result is x itself."""
+    block = COLUMNS if weight is None else triton.next_power_of_2(x.shape[1])
     tokens, hidden = x.shape
     assert x.dtype == torch.float32
     assert x.is_contiguous()
     assert parts is None or parts.is_contiguous()
     out = x if weight is None else torch.empty(tokens, hidden, dtype=dtype, device=x.device)
     overlap = pdl(x.device)
-    _norm_kernel[(tokens,)](
+    _norm_kernel[(tokens, triton.cdiv(hidden, block))](
         x, x if parts is None else parts, x if weight is None else weight, out, clear, eps,
-        H=hidden, BLOCK=triton.next_power_of_2(hidden),
+        H=hidden, BLOCK=block,
         PARTS=0 if parts is None else parts.shape[1], NORM=weight is not None,
         CLEAR=0 if clear is None else clear.shape[0],
         CLEAR_BLOCK=1 if clear is None else triton.next_power_of_2(clear.shape[0]),
-        PDL=overlap, num_warps=WARPS, launch_pdl=overlap,
+        PDL=overlap, num_warps=4 if weight is None else WARPS, launch_pdl=overlap,
     )  # fmt: skip
     return out
 
@@ -154,7 +157,7 @@ def _norm_kernel(
     CLEAR: tl.constexpr, CLEAR_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     t = tl.program_id(0).to(tl.int64)
-    h = tl.arange(0, BLOCK)
+    h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     if PDL:
         gdc_launch_dependents()
     if NORM:
