@@ -90,6 +90,13 @@ def test_every_preset_is_possible(device, preset):
         assert found.rows <= found.prefill_budget <= found.budget
 
 
+def test_large_weights_leave_fewer_rows_and_take_longer_steps_for_throughput():
+    large = EngineSettings(Path("m"), preset="throughput").resolved(cuda=True, weight_bytes=60 << 30)
+    assert (large.rows, large.budget, large.prefill_budget) == (256, 16_384, 16_384)
+    large = EngineSettings(Path("m")).resolved(cuda=True, weight_bytes=60 << 30)
+    assert (large.rows, large.budget, large.prefill_budget) == (128, 8192, 2048)
+
+
 def test_what_the_device_found_cannot_do_is_refused_by_name():
     with pytest.raises(UsageError, match=r"--kv-dtype must be auto on the CPU; it is float8"):
         EngineSettings(Path("m"), kv_dtype="float8").resolved(cuda=False)

@@ -24,7 +24,7 @@ from mosso.engine.settings import MIB, EngineSettings
 from mosso.model.gpu_forward import GpuModel, forward
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, deterministic
-from mosso.model.gpu_plan import decode_sizes, graphs_bytes, logits_bytes, workspace_bytes
+from mosso.model.gpu_plan import decode_sizes, embedding_on_host, graphs_bytes, logits_bytes, workspace_bytes
 from mosso.model.gpu_weights import GpuWeights
 from mosso.model.paged import PagedKV
 
@@ -46,12 +46,12 @@ def build_gpu_engine(
     """Load the model. `settings` are resolved. Raises UsageError where the device is too small."""
     device = torch.device("cuda", torch.cuda.current_device())
     memory = DeviceMemory.open(device, settings.gpu_memory)
-    weights, compiled = _load(checkpoint, settings, device, emit)
+    weights, compiled = _load(checkpoint, settings, memory, emit)
     return _Builder(checkpoint.config, settings, device, memory, weights, constrainer).build(emit, compiled)
 
 
 def _load(
-    checkpoint: Checkpoint, settings: EngineSettings, device: torch.device, emit: Emit
+    checkpoint: Checkpoint, settings: EngineSettings, memory: DeviceMemory, emit: Emit
 ) -> tuple[GpuWeights, str]:
     """Weights, and how the kernels were compiled, which happens meanwhile."""
     compiling = start_compiling(
@@ -65,7 +65,9 @@ def _load(
     )
     try:
         emit(Progress("loading weights"))
-        weights = load_gpu_weights(checkpoint, device)
+        weights = load_gpu_weights(
+            checkpoint, memory.device, host_embedding=embedding_on_host(checkpoint.nbytes, memory.bound)
+        )
         emit(Progress("compiling kernels"))
         return weights, compiling.wait()
     except BaseException:

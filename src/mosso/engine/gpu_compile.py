@@ -128,7 +128,9 @@ def main() -> None:
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--list", type=Path, help="where to say what was compiled")
-    parser.add_argument("--resources", action="store_true", help="print what each kernel takes, and keep its PTX too")
+    parser.add_argument(
+        "--resources", action="store_true", help="print what each kernel takes, and keep its PTX too"
+    )
     print(json.dumps(_compile(parser.parse_args())))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mosso.core.config import ModelConfig
+from mosso.kernels.gpu.router import Routing
 from mosso.model.gpu_operations import GpuOperations
 from mosso.model.gpu_weights import GpuLayer, GpuWeights
 from mosso.model.paged import PagedKV
@@ -130,16 +131,20 @@ def _many(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
     normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
     counts = torch.zeros(len(layers), config.num_experts, dtype=torch.int32, device=x.device)
     for index, layer in enumerate(layers):
-        qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
-        gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
-        delta = ops.linear(gathered, layer.out, layer.out_bias)
-        normed = ops.add_rms_norm(x, delta, layer.mlp_norm, eps)
+        normed = ops.add_rms_norm(x, _attended(model, step, index, normed), layer.mlp_norm, eps)
         routing = ops.route(
             normed, layer.router, layer.router_bias, config.experts_per_token, step.active,
             counts=counts[index],
         )  # fmt: skip
-        act = ops.gate_up(normed, layer.experts, routing, config.swiglu_limit)
-        normed = _combined(model, index, x, ops.down(act, layer.experts, routing))
+        normed = _combined(model, index, x, _parts(model, layer, normed, routing))
+
+
+def _attended(model: GpuModel, step: GpuStep, index: int, normed: torch.Tensor) -> torch.Tensor:
+    """What attention adds to the stream. In a function, so that its tensors are gone in what follows."""
+    ops, layer = model.ops, model.weights.layers[index]
+    qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
+    gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
+    return ops.linear(gathered, layer.out, layer.out_bias)
 
 
 def _pages(model: GpuModel, index: int) -> torch.Tensor:
@@ -180,8 +185,12 @@ def _experts(model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor) -
     ops, config = model.ops, model.config
     norm = (layer.mlp_norm, config.rms_norm_eps)
     routing = ops.route(x, layer.router, layer.router_bias, config.experts_per_token, step.active, norm=norm)
-    act = ops.gate_up(routing.normed, layer.experts, routing, config.swiglu_limit)
-    return ops.down(act, layer.experts, routing)
+    return _parts(model, layer, routing.normed, routing)
+
+
+def _parts(model: GpuModel, layer: GpuLayer, normed: torch.Tensor, routing: Routing) -> torch.Tensor:
+    act = model.ops.gate_up(normed, layer.experts, routing, model.config.swiglu_limit)
+    return model.ops.down(act, layer.experts, routing)
 
 
 def _combined(model: GpuModel, index: int, x: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:

@@ -31,19 +31,21 @@ def load_gpu_weights(
     device: torch.device,
     *,
     dtype: torch.dtype = torch.bfloat16,
+    host_embedding: bool = False,
     threads: int | None = None,
     job_bytes: int = JOB_BYTES,
 ) -> GpuWeights:
     """The model of `checkpoint` on `device`, which may be the CPU.
 
-    dtype: of matrices and biases; norms and sinks are float32. threads read `job_bytes` at a time, None: as
-    many as are of use. Raises UsageError for experts that are not MXFP4 and for a device that is too small,
+    dtype: of matrices and biases; norms and sinks are float32. host_embedding: the embedding stays in pinned
+    memory of the host, where the device reads it. threads read `job_bytes` at a time, None: as many as are of
+    use. Raises UsageError for experts that are not MXFP4 and for a device that is too small,
     CheckpointError for files that cannot be read.
     """
     if checkpoint.experts_format != "mxfp4":
         stored = f"{checkpoint.folder} stores them as {checkpoint.experts_format}"
         raise UsageError(f"the GPU engine reads MXFP4 experts; {stored}")
-    loader = _Loader(checkpoint, device, dtype, job_bytes)
+    loader = _Loader(checkpoint, device, dtype, host_embedding, job_bytes)
     try:
         weights = loader.weights()
         stage(checkpoint, loader.in_file_order(), device, threads)
@@ -82,6 +84,7 @@ class _Loader:
     checkpoint: Checkpoint
     device: torch.device
     dtype: torch.dtype
+    host_embedding: bool
     job_bytes: int
     pieces: list[_Piece] = field(default_factory=list)
 
@@ -92,7 +95,7 @@ class _Loader:
     def weights(self) -> GpuWeights:
         layers = range(self.checkpoint.config.num_layers)
         return GpuWeights(
-            embedding=self.tensor("model.embed_tokens.weight"),
+            embedding=self.embedding("model.embed_tokens.weight"),
             layers=tuple(self.layer(f"model.layers.{index}.") for index in layers),
             norm=self.tensor("model.norm.weight", torch.float32),
             head=self.tensor("lm_head.weight"),
@@ -112,6 +115,13 @@ class _Loader:
             router_bias=self.tensor(router + "bias"),
             experts=self.experts(prefix + "mlp.experts."),
         )
+
+    def embedding(self, name: str) -> torch.Tensor:
+        if not self.host_embedding or self.device.type != "cuda":
+            return self.tensor(name)
+        target = torch.empty(self.checkpoint.info(name).shape, dtype=self.dtype, pin_memory=True)
+        self.copy(name, target)
+        return target
 
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         target = self.empty(*self.checkpoint.info(name).shape, dtype=dtype or self.dtype)
@@ -155,7 +165,7 @@ class _Loader:
         """Fill `target`, of the tensor's shape and any dtype; `reorder` leaves the first axis alone."""
 
         def place(part: slice, stored: torch.Tensor) -> None:
-            target[part].copy_(reorder(stored))
+            target[part].copy_(reorder(stored), non_blocking=True)
 
         self.cut((self.checkpoint.info(name),), place)
 

@@ -58,6 +58,14 @@ def logits_bytes(config: ModelConfig, max_rows: int) -> int:
     return 4 * config.vocab_size * (3 * shaped + 10 * penalized)
 
 
+def embedding_on_host(weight_bytes: int, memory: int) -> bool:
+    """Whether the embedding leaves the device to the KV cache: where weights take most of `memory`.
+
+    A token then reads its 5.6 KiB over the bus, some microseconds of a step.
+    """
+    return 2 * weight_bytes > memory
+
+
 def workspace_bytes(step: int, logits: int) -> int:
     """The activations of a step are gone when its logits are shaped: the same memory serves both."""
     return max(step, logits) + WORKSPACE_SLACK

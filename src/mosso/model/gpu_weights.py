@@ -27,7 +27,10 @@ class GpuLayer:
 
 @dataclass(frozen=True, slots=True)
 class GpuWeights:
-    """A whole model on one device; matrices and biases have one dtype, norms and sinks are float32."""
+    """A whole model on one device; matrices and biases have one dtype, norms and sinks are float32.
+
+    The embedding may be in pinned memory of the host instead: a step reads some KiB a token of it.
+    """
 
     embedding: torch.Tensor  # [vocab, hidden]
     layers: tuple[GpuLayer, ...]
@@ -36,7 +39,7 @@ class GpuWeights:
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.device
+        return self.head.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -19,7 +19,7 @@ from mosso.checkpoint.config import ExpertsFormat
 from mosso.checkpoint.schema import PACKED_DTYPES, TensorSpec, expected_tensors
 from mosso.core.config import ModelConfig
 from mosso.core.errors import UsageError
-from mosso.model.gpu_plan import gpu_workspace, packed_bytes
+from mosso.model.gpu_plan import embedding_on_host, gpu_workspace, packed_bytes
 from mosso.model.kv_pages import cached_window_pages, divide, most_pages, window_need
 
 Dtype = Literal["float32", "bfloat16"]
@@ -116,12 +116,15 @@ def plan_memory(
     experts = experts or ("packed" if experts_format == "mxfp4" else "expanded")
     storage = storage or ("bfloat16" if experts == "packed" else dtype)
     position = 2 * config.num_kv_heads * config.head_dim * ELEMENT_BYTES[kv_dtype or dtype]
+    weights = _weight_lines(config, experts_format, dtype, storage, experts == "expanded", device)
+    if device == "cuda" and memory is not None:
+        weights = _without_host_embedding(weights, memory)
     sliding = sum(config.sliding)
     window_page = page_size * position * sliding
     both_pages = page_size * position * config.num_layers
     return MemoryPlan(
         config=config,
-        weights=_weight_lines(config, experts_format, dtype, storage, experts == "expanded", device),
+        weights=weights,
         workspace=(
             _cuda_lines(config, token_budget, max_rows, page_size, both_pages)
             if device == "cuda"
@@ -162,6 +165,15 @@ def _weight_lines(
     return tuple(
         MemoryLine(f"{titles.get(kind, kind)} ({forms.get(kind, dense)})", nbytes)
         for kind, nbytes in sums.items()
+    )
+
+
+def _without_host_embedding(weights: tuple[MemoryLine, ...], memory: int) -> tuple[MemoryLine, ...]:
+    if not embedding_on_host(sum(line.nbytes for line in weights), memory):
+        return weights
+    return tuple(
+        MemoryLine(f"{line.name}: on the host", 0) if line.name.startswith("embedding") else line
+        for line in weights
     )
 
 

@@ -36,6 +36,17 @@ def test_embed(device, dtype, hidden, tokens):
         assert got[t].equal(embedding[table[rows[t], positions[t]]].float())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_embedding_may_lie_on_the_host():
+    embedding = torch.randn(50, 2880).bfloat16().pin_memory()
+    table = torch.randint(0, 50, (5, 9), dtype=torch.int32, device="cuda")
+    rows, positions = torch.randint(0, 5, (2, 7), dtype=torch.int32, device="cuda")
+    got = norm.embed(table, rows, positions, embedding)
+    assert got.is_cuda
+    assert got.equal(norm.embed_twin(table, rows, positions, embedding.cuda()))
+    assert got.equal(norm.embed_twin(table, rows, positions, embedding))
+
+
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_rms_norm(device, dtype, hidden, tokens):
     x, weight = draw(tokens, hidden, device=device, scale=30), draw(hidden, device=device)

@@ -117,8 +117,8 @@ fma.rn.bf16x2 $0, d, $2, zero;
 # A wgmma reads its weights from registers while the program goes on, and Triton lets the last of them run on
 # into the loop's next turn, which writes those registers again. So the factors that planes are made with are
 # not there before the wgmma that read the planes have ended: half of them for the first two planes, which is
-# one group of them at least (Triton 3.7 commits the four in two groups, 3.6 in four). Turns of an unrolled loop
-# have registers of their own, and Triton waits in between. tests/kernels/gpu/wgmma_hazards.py checks the PTX.
+# one group of them at least (Triton 3.7 commits the four in two groups, 3.6 in four). Turns of an unrolled
+# loop have registers of their own, and Triton waits in between. tests/kernels/gpu/wgmma_hazards.py checks the PTX.
 _HALF: tl.constexpr = tl.constexpr("wgmma.wait_group.sync.aligned 1; mov.b32 $0, $1;")
 _ALL: tl.constexpr = tl.constexpr("wgmma.wait_group.sync.aligned 0; mov.b32 $0, $1;")
 
@@ -136,8 +136,9 @@ def _code_value(sign, exponent, mantissa, factor):
 
 @triton.jit
 def _plane(words, factors, ptx: tl.constexpr):
+    factors = tl.broadcast_to(factors, words.shape)
     return tl.inline_asm_elementwise(
-        ptx, "=r,r,r,r", [words, tl.broadcast_to(factors, words.shape)], dtype=tl.bfloat16, is_pure=True, pack=2
+        ptx, "=r,r,r,r", [words, factors], dtype=tl.bfloat16, is_pure=True, pack=2
     )
 
 

@@ -23,13 +23,13 @@ def embed(
 ) -> torch.Tensor:
     """The stream's start, float32 [T, H]: embedding [V, H] of token table[rows[t], positions[t]].
 
-    table int32 [R, C], rows and positions int32 [T].
+    table int32 [R, C], rows and positions int32 [T]. The embedding may be in the host's pinned memory.
     """
     tokens, hidden = rows.shape[0], embedding.shape[1]
     assert table.stride(1) == 1
     assert embedding.is_contiguous()
-    x = torch.empty(tokens, hidden, dtype=torch.float32, device=embedding.device)
-    overlap = pdl(embedding.device)
+    x = torch.empty(tokens, hidden, dtype=torch.float32, device=rows.device)
+    overlap = pdl(rows.device)
     _embed_kernel[(tokens,)](
         table, rows, positions, embedding, x, table.stride(0),
         H=hidden, BLOCK=triton.next_power_of_2(hidden), PDL=overlap, num_warps=WARPS, launch_pdl=overlap,
@@ -40,7 +40,8 @@ def embed(
 def embed_twin(
     table: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, embedding: torch.Tensor
 ) -> torch.Tensor:
-    return embedding[table[rows.long(), positions.long()].long()].float()
+    tokens = table[rows.long(), positions.long()].long()
+    return embedding[tokens.to(embedding.device)].float().to(rows.device)
 
 
 def rms_norm(
