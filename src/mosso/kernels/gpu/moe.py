@@ -118,7 +118,7 @@ fma.rn.bf16x2 $0, d, $2, zero;
 # into the loop's next turn, which writes those registers again. So the factors that planes are made with are
 # not there before the wgmma that read the planes have ended: half of them for the first two planes, which is
 # one group of them at least (Triton 3.7 commits the four in two groups, 3.6 in four). Turns of an unrolled
-# loop have registers of their own, and Triton waits in between. tests/kernels/gpu/wgmma_hazards.py checks the PTX.
+# loop have registers of their own, and Triton waits in between. A test checks the PTX (wgmma_hazards.py).
 _HALF: tl.constexpr = tl.constexpr("wgmma.wait_group.sync.aligned 1; mov.b32 $0, $1;")
 _ALL: tl.constexpr = tl.constexpr("wgmma.wait_group.sync.aligned 0; mov.b32 $0, $1;")
 
