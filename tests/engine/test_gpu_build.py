@@ -36,18 +36,26 @@ def pretended(monkeypatch):
     """A device of 80 GiB, of which 70 are free at first; returns the shares that torch was allowed."""
     allowed: list[float] = []
     free = iter([70 * GIB])
+    held = LOADED  # what torch has reserved
+
+    def synchronize(*_):  # a step was run
+        nonlocal held
+        held = LOADED + STEP
+
+    def empty_cache():
+        nonlocal held
+        held = LOADED
+
     fakes = {
         "mem_get_info": lambda device: (next(free, 70 * GIB - LOADED), 80 * GIB),
-        "memory_allocated": lambda device: 1000,
-        "max_memory_allocated": lambda device: 1000 + STEP,
-        "memory_reserved": lambda device: LOADED,
+        "memory_reserved": lambda device: held,
+        "synchronize": synchronize,
+        "empty_cache": empty_cache,
         "set_per_process_memory_fraction": lambda share, device: allowed.append(share),
         "CUDAGraph": Graph,
         "graph": lambda *_, **__: contextlib.nullcontext(),
         "graph_pool_handle": lambda: None,
     }
-    for name in ("synchronize", "reset_peak_memory_stats", "empty_cache"):
-        fakes[name] = lambda *_: None
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(gpu_build, "TRITON", TWINS)
@@ -81,7 +89,7 @@ def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
     assert engine.notes[0] == "compiled"
     assert "8,192 MiB at most" in engine.notes[1]
     assert f"workspace {workspace_bytes(STEP, logits_bytes(small.config, 8)) >> 20:,}" in engine.notes[1]
-    other = CONTEXT_BYTES  # all that is not torch's
+    other = CONTEXT_BYTES - STEP  # all that is not torch's, who pretends to have the step's bytes from nowhere
     assert pretended == [pytest.approx((8 * GIB - other) / (80 * GIB))]
 
 

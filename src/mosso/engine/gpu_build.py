@@ -136,23 +136,29 @@ class _Builder:
 
     @torch.inference_mode()
     def measure_step(self, model: GpuModel, inputs: StepInputs, longest: int) -> int:
-        """Bytes that the activations of a full step take, by running one: rows full of the same page."""
-        left = self.settings.budget
-        work: list[RowWork] = []
-        while left:
-            count = min(left, longest)
-            work.append(RowWork(len(work), 0, count, True))
-            left -= count
+        """Bytes that torch holds for the activations of full steps, by running some.
+
+        What it holds, not what tensors take: between tensors of many sizes it cannot use all. With less, it
+        would have to ask the device anew in every step.
+        """
+        budget = self.settings.budget
+        self.run_step(model, inputs, longest, -(-budget // 8))  # makes what stays, such as workspaces
+        torch.cuda.empty_cache()
+        start = torch.cuda.memory_reserved(self.device)
+        for _ in range(2):
+            self.run_step(model, inputs, longest, budget)
+        return torch.cuda.memory_reserved(self.device) - start
+
+    def run_step(self, model: GpuModel, inputs: StepInputs, longest: int, tokens: int) -> None:
+        """A step of prompts of up to `longest` tokens, all on the same page."""
+        work = [
+            RowWork(row, 0, min(longest, tokens - first), True)
+            for row, first in enumerate(range(0, tokens, longest))
+        ]
         batch = gather(work[: self.settings.rows])
-        params = RowParams(self.settings.rows + 1)
-        for _ in range(2):  # the first run also makes what stays: kernels, the libraries' workspaces
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats(self.device)
-            start = torch.cuda.memory_allocated(self.device)
-            slot = inputs.acquire()
-            place = pack(slot.ints, batch, params, None)
-            inputs.send(slot, place.end)
-            slot.record()
-            forward(model, inputs.step(place, batch))
-            torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated(self.device) - start
+        slot = inputs.acquire()
+        place = pack(slot.ints, batch, RowParams(self.settings.rows + 1), None)
+        inputs.send(slot, place.end)
+        slot.record()
+        forward(model, inputs.step(place, batch))
+        torch.cuda.synchronize()

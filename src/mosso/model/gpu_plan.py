@@ -17,7 +17,7 @@ KERNELS_A_LAYER = 10
 GRAPH_LIBRARY_BYTES = 64 << 20  # an estimate: the libraries' workspaces for the stream that captures
 SHAPED_ROWS = 64  # rows whose logits are in memory at once
 PENALIZED_ROWS = 16  # rows whose counts of tokens are
-WORKSPACE_SLACK = 32 << 20  # what the allocator may lose between tensors of all sizes
+WORKSPACE_SLACK = 32 << 20  # what steps of other sizes may take beyond a full one
 
 _TILE_ROWS, _CHUNK, _SCALES = 32, 64, 16  # of kernels.gpu.mxfp4_layout, which imports torch
 _DECODE_SIZES = (
@@ -67,8 +67,8 @@ def embedding_on_host(weight_bytes: int, memory: int) -> bool:
 
 
 def workspace_bytes(step: int, logits: int) -> int:
-    """The activations of a step are gone when its logits are shaped: the same memory serves both."""
-    return max(step, logits) + WORKSPACE_SLACK
+    """A step's activations, then shaped logits, for which the allocator may find no room among them."""
+    return step + logits + WORKSPACE_SLACK
 
 
 def graphs_bytes(config: ModelConfig, max_rows: int) -> int:
@@ -88,7 +88,7 @@ def table_bytes(max_rows: int, max_context: int, page_size: int) -> int:
 class GpuWorkspace:
     """Bytes by kind."""
 
-    step: int  # activations or shaped logits
+    step: int  # activations, and shaped logits
     graphs: int
     tables: int  # of rows, and the scratch pages
     rotary: int
