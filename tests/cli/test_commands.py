@@ -85,6 +85,8 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
         (("serve", "demo", "--port", "0", "--threads", "100000"), "--threads must be 1 to 1024"),
         (("serve", "demo", "--port", "0", "--kv-memory", "999999999"), "--kv-memory"),
         (("serve", "demo", "--drain", "-1"), "--drain"),
+        (("serve", "demo", "--drain", "nan"), "nan is not a finite number"),
+        (("serve", "demo", "--store-days", "inf"), "inf is not a finite number"),
         (("serve", "demo", "--gpu-memory", "most"), "such as 0.93"),
         (("serve", "demo", "--preset", "fast"), "--preset"),
         (

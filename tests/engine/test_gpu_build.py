@@ -89,7 +89,9 @@ def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
     assert engine.notes[0] == "compiled"
     assert "8,192 MiB at most" in engine.notes[1]
     assert f"workspace {workspace_bytes(STEP, logits_bytes(small.config, 8)) >> 20:,}" in engine.notes[1]
-    other = CONTEXT_BYTES - STEP  # all that is not torch's, who pretends to have the step's bytes from nowhere
+    other = (
+        CONTEXT_BYTES - STEP
+    )  # all that is not torch's, who pretends to have the step's bytes from nowhere
     assert pretended == [pytest.approx((8 * GIB - other) / (80 * GIB))]
 
 

@@ -98,6 +98,12 @@ def test_kinds(allowed, grammar, said, after):
     assert found == after if after is not None else found
 
 
+def test_many_choices(allowed):
+    words = [f"word{n}" for n in range(5000)]
+    turn = TurnConstraint(Grammar(GrammarKind.CHOICE, json.dumps(words)))
+    assert allowed(turn, FINAL + "word499") >= {"0", "9", "<|return|>"}
+
+
 def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenizer):
     turn = TurnConstraint(Grammar(GrammarKind.CHOICE, '["<|end|>"]'))
     constrainer.begin(Turn(turn), [*ids(FINAL), *tokenizer.encode("<|end|>"), tokenizer.control.return_])

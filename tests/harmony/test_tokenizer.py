@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mosso.core.errors import CheckpointError
+from mosso.core.errors import CheckpointError, RequestError
 from mosso.harmony.tokenizer import Tokenizer
 
 PIECES = ["<|", "|>", "<|start|>", "<|end|>", "<|call", "return|>", "start", "end", "message", "<", "|", ">"]
@@ -126,6 +126,18 @@ def write(folder: Path, definition: object) -> Path:
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(definition), encoding="utf-8")
     return path
+
+
+def test_texts_that_no_context_holds_are_refused_unread(tokenizer: Tokenizer) -> None:
+    bounded = tokenizer.within(100)
+    assert bounded.encode(" x" * 1600) == tokenizer.encode(" x" * 1600)
+    with pytest.raises(RequestError, match="3,201 characters is far longer than the 100 tokens"):
+        bounded.encode("x" * 3201)
+
+
+def test_what_the_library_gives_up_is_a_mistake_of_the_text(tokenizer: Tokenizer) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        tokenizer.encode(" " * 10**7)
 
 
 def test_file_and_folder(tmp_path: Path, small_definition: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 import uvicorn
@@ -59,14 +61,24 @@ def test_urls_can_be_opened():
 
 
 def test_the_first_signal_drains_and_the_second_leaves():
-    life = Lifecycle(1000)
-    server = Server(uvicorn.Config(lambda: None), life)
+    life, forced = Lifecycle(1000), []
+    server = Server(uvicorn.Config(lambda: None), life, on_force=lambda: forced.append(True))
     server.handle_exit(signal.SIGTERM, None)
     assert life.draining
     assert not server.should_exit
+    assert not forced
     server.handle_exit(signal.SIGTERM, None)
     assert server.should_exit
     assert server.force_exit
+    assert forced
+
+
+def test_a_thread_that_works_does_not_keep_the_process():
+    code = (
+        "import threading, time; from mosso.server.run import leave_soon\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start(); leave_soon(7, seconds=0.1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 7
 
 
 async def test_servers_that_announce_their_life_are_answered(server):

@@ -310,6 +310,8 @@ async def test_disk_is_limited(run):
     assert (await run(FILL)).output in ("3\n", "4\n")
     sparse = "f = open('/tmp/a', 'wb'); f.seek(1 << 40); f.write(b'x'); f.flush()"
     assert (await run(sparse)).exit_code != 0
+    empty = "import os\nfor n in range(10**5): os.close(os.open('/tmp/%d' % n, os.O_CREAT | os.O_WRONLY))"
+    assert "No space left" in (await run(empty)).output
 
 
 @needs_sandbox

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -319,12 +320,20 @@ class ResponsesService:
         memory = Memory(thoughts_of, thinking_of, toolset.mcp_recipient, results)
         said = list(history(items, memory))
         prompt = self._rendered(head, said)
-        if body.truncation == "auto":
-            room = self._source.limits.max_context - 1
-            while len(prompt) > room and (later := _without_oldest_turn(said)):
-                said = later
-                prompt = self._rendered(head, said)
+        if body.truncation == "auto" and len(prompt) >= self._source.limits.max_context:
+            return self._truncated(head, said)
         return prompt
+
+    def _truncated(self, head: list[Message], said: list[Message]) -> tuple[int, ...]:
+        """Without as many of the oldest turns as it takes; found by halving, as rendering takes long."""
+        users = [place for place, message in enumerate(said) if message.role is Role.USER][1:]
+        fits = bisect_left(
+            users,
+            True,
+            hi=max(0, len(users) - 1),  # beyond it: the last turn alone, whether it fits or not
+            key=lambda place: len(self._rendered(head, said[place:])) < self._source.limits.max_context,
+        )
+        return self._rendered(head, said[users[fits] :] if users else said)
 
     def _rendered(self, head: list[Message], said: list[Message]) -> tuple[int, ...]:
         return tuple(self._renderer.render_for_completion(Conversation((*head, *said)), Role.ASSISTANT))
@@ -638,12 +647,6 @@ def _known_tools(
 def _items_of(records: Sequence[StoredResponse]) -> list[Item]:
     """The items of the conversation so far; their developer messages stay, earlier `instructions` do not."""
     return STORED_ITEMS.validate_python(_raw_items(records))
-
-
-def _without_oldest_turn(said: list[Message]) -> list[Message]:
-    """What is said from the second user message on; empty when there is none."""
-    users = [place for place, message in enumerate(said) if message.role is Role.USER]
-    return said[users[1] :] if len(users) > 1 else []
 
 
 def _function_json(tool: FunctionTool) -> dict[str, Any]:

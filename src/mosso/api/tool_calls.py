@@ -117,4 +117,6 @@ def _schema_complaint(text: str) -> str | None:
     except SchemaError as error:
         at = "".join(f"[{step!r}]" for step in error.absolute_path)
         return f"{error.message[:200]}{f' at {at}' if at else ''}"
+    except OverflowError as error:  # of Python's regular expressions, on a pattern
+        return f"a pattern cannot be read: {error}"
     return None

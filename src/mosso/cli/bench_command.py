@@ -11,6 +11,7 @@ import click
 
 from mosso.cli import bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_overload, bench_table
 from mosso.cli.engine_options import engine_options, engine_settings
+from mosso.cli.ranges import FiniteRange
 from mosso.core.errors import UsageError
 
 
@@ -51,7 +52,7 @@ def start(model: str, **options: Any) -> None:
     "--minutes",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Of traffic.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the traffic.")
@@ -92,7 +93,7 @@ async def _soak(
 @click.option("--users", default=8, show_default=True, type=click.IntRange(min=1), help="Clients at once.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Instead of --users: requests a second, at random moments (Poisson).",
 )
 @click.option(

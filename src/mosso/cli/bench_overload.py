@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
+from mosso.cli.ranges import FiniteRange
 from mosso.core.errors import UsageError
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = FiniteRange(min=0, min_open=True)
 _WHOLE = click.IntRange(min=1)
 _TIMES = ("whole_ms", "first_token_ms", "per_token_ms")
 
@@ -28,7 +29,7 @@ _TIMES = ("whole_ms", "first_token_ms", "per_token_ms")
 @click.option("--users", default=16, show_default=True, type=_WHOLE, help="Clients that find the capacity.")
 @click.option(
     "--max-queue-seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="For a MODEL that is served here, as of `mosso serve`; default: 0, nobody waits.",
 )
 @engine_options

@@ -12,6 +12,7 @@ from rich.console import Console
 from mosso.check.case import Case
 from mosso.check.examination import Outcome, Report, Result, chosen, examine
 from mosso.check.table import table
+from mosso.cli.ranges import FiniteRange
 
 
 @click.command("check")
@@ -19,9 +20,7 @@ from mosso.check.table import table
 @click.option("--model", help="The name to ask for; the server's first model without it.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", help="For a server that asks for one.")
 @click.option("--only", metavar="NAME", multiple=True, help="A case or a group of them; may be repeated.")
-@click.option(
-    "--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a request."
-)
+@click.option("--timeout", type=FiniteRange(1), default=120.0, show_default=True, help="Seconds a request.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def command(
     url: str, model: str | None, api_key: str | None, only: tuple[str, ...], timeout: float, as_json: bool

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from mosso.cli.ranges import FiniteRange
 from mosso.engine.settings import MIB, Device, Dtype, EngineSettings, Experts, KVDtype, Preset
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,7 +55,7 @@ _MORE = (
     click.option("--max-context", type=click.IntRange(min=2), help="Most tokens of one request, in and out."),
     click.option("--max-rows", type=_AT_LEAST_1, help="Requests at once."),
     click.option(
-        "--max-slowdown", type=click.FloatRange(min=1),
+        "--max-slowdown", type=FiniteRange(min=1),
         help="So many requests run at once that none is slower than alone by more than this factor, by what "
         "steps were measured to take; default: as many as --max-rows.",
     ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import mosso
+from mosso.cli.ranges import FiniteRange
 from mosso.core.errors import UsageError
 from mosso.engine.supervisor import RestartPolicy, Supervisor
 
@@ -39,11 +40,11 @@ _OPTIONS = (
         help="Deaths of the engine within two minutes that are mended; one more ends the server.",
     ),
     click.option(
-        "--stuck-after", metavar="SECONDS", type=click.FloatRange(min=1), default=8.0, show_default=True,
+        "--stuck-after", metavar="SECONDS", type=FiniteRange(min=1), default=8.0, show_default=True,
         help="Liveness turns bad when work waits and the engine has not moved for so long.",
     ),
     click.option(
-        "--kill-stuck-after", metavar="SECONDS", type=click.FloatRange(min=0),
+        "--kill-stuck-after", metavar="SECONDS", type=FiniteRange(min=0),
         default=_DEFAULTS.stalled, show_default=True,
         help="Such an engine is killed and started again after so long; 0: never.",
     ),

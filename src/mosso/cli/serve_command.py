@@ -14,6 +14,7 @@ from mosso.cli.access import access_options, open_tenants, take_access, warn_of_
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.environment import FromEnvironment, without_meaning
 from mosso.cli.operations import operations_of, operations_options
+from mosso.cli.ranges import FiniteRange
 from mosso.cli.tool_options import opened_tools, take_tools, tool_options
 from mosso.core.errors import EngineError
 from mosso.engine.settings import MIB
@@ -44,14 +45,14 @@ logger = logging.getLogger("mosso")
     "--max-queue-seconds",
     default=20.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="A request that would wait longer for its first token, by estimate, gets 429; 0: none waits.",
 )
 @click.option(
     "--drain",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     help="Seconds for open streams at the end.",
 )
 @click.option(
@@ -64,7 +65,7 @@ logger = logging.getLogger("mosso")
     "--store-days",
     default=30.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Responses are kept so long.",
 )
 @click.option(
@@ -107,7 +108,7 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
     """Serve until a signal; raises EngineError when it was the engine's death that ended it."""
     from mosso.cli.serving import server_settings, serving
     from mosso.cli.stores import StoreLimits, open_batches, open_store
-    from mosso.server.run import bind, serve_async, url_of
+    from mosso.server.run import bind, leave_soon, serve_async, url_of
 
     operations = operations_of(options)
     access = take_access(options)
@@ -152,6 +153,8 @@ async def _serve(model: Model, host: str, port: int, store: Path | None, options
                 sock,
                 on_start=lambda: click.echo(f"mosso serves {model.name} at {url}"),
                 tls=access.tls,
+                on_force=lambda: leave_soon(1, seconds=1),
             )
             if not source.is_alive:
                 raise EngineError("the engine died; the log says how")
+    leave_soon(0)

@@ -86,6 +86,7 @@ async def serving(
             await started.close()
         raise
     source = await starting
+    tokenizer = tokenizer.within(source.limits.max_context)
     app = create_app(
         source,
         tokenizer,

@@ -101,7 +101,7 @@ def _part(grammar: Grammar) -> dict[str, Any]:
             return _sole(LLMatcher.grammar_from_regex(grammar.text))
         case GrammarKind.CHOICE:
             choices = " | ".join(json.dumps(choice) for choice in _read(grammar))
-            return {"lark_grammar": f"start: {choices}"}
+            return {"lark_grammar": f"start: CHOICE\nCHOICE: {choices}"}  # one lexeme, however many there are
         case _:
             return {"lark_grammar": _lark(grammar)}
 

@@ -7,6 +7,7 @@ Whoever wants a control token takes its id from `Tokenizer.control`.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from mosso.core.errors import CheckpointError
+from mosso.core.errors import CheckpointError, RequestError
 from mosso.harmony.tiktoken import VOCABULARY_FILE, byte_alphabet, tokenizer_json
 
 
@@ -33,6 +34,9 @@ class ControlTokens:
     message: int
     call: int
 
+
+CHARACTERS_A_TOKEN = 32
+"""No text has more on average; gpt-oss's longest token, a run of spaces, has 128."""
 
 _CONTROL_TEXT = {name: f"<|{name.rstrip('_')}|>" for name in ControlTokens.__slots__}
 
@@ -58,6 +62,14 @@ class Tokenizer:
         plain = [token for token in added if token["content"] not in special]
         self._bytes = _byte_table(vocab, plain, self._special)
         self._encoder = _encoder(definition, plain, special, file)
+        self._most_tokens: int | None = None
+
+    def within(self, max_context: int) -> Tokenizer:
+        """The same, refusing unread what is far too long for a context of so many tokens: to read it takes
+        seconds and gigabytes."""
+        bounded = copy.copy(self)
+        bounded._most_tokens = max_context
+        return bounded
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -91,11 +103,27 @@ class Tokenizer:
         return len(self._bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary tokens only, whatever the text. Lone surrogates are encoded as U+FFFD."""
+        """Ids of ordinary tokens only, whatever the text. Lone surrogates are encoded as U+FFFD.
+
+        RequestError for a text that is too long by far (see `within`), or too odd for the library.
+        """
+        if self._most_tokens is not None and len(text) > CHARACTERS_A_TOKEN * self._most_tokens:
+            raise RequestError(
+                f"A text of {len(text):,} characters is far longer than the {self._most_tokens:,} tokens "
+                "of this model's context.",
+                code="context_length_exceeded",
+            )
         if not text.isascii():  # Python strings may hold surrogates, UTF-8 cannot; pairs become one character
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         # Of the library's ways only the batched ones let other threads run; the fast one computes no offsets.
-        return list(self._encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        try:
+            return list(self._encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        except BaseException as error:
+            if (
+                type(error).__name__ != "PanicException"
+            ):  # no Exception, and of no module that could be imported
+                raise
+            raise RequestError("A text cannot be read: it has too long a run of like characters.") from None
 
     def decode(self, ids: Iterable[int], *, control: bool = False) -> str:
         """Text of the ids; invalid UTF-8 becomes U+FFFD, ids without a token nothing.

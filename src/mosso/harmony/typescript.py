@@ -182,7 +182,10 @@ def compact_json(value: object) -> str:
     if isinstance(value, int) and -(2**63) <= value < 2**64:
         return str(value)
     assert isinstance(value, int | float), f"not a JSON value: {value!r}"
-    return _float(float(value))
+    try:
+        return _float(float(value))
+    except OverflowError:  # an integer that no float holds
+        return "null"
 
 
 def _string(value: str) -> str:

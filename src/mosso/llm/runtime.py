@@ -97,7 +97,8 @@ async def _started(engine: EngineSettings) -> tuple[EngineClient, Tokenizer]:
         if isinstance(started, EngineClient):
             await started.close()
         raise
-    return await starting, tokenizer
+    client = await starting
+    return client, tokenizer.within(client.limits.max_context)
 
 
 async def _pumped(stream: AsyncGenerator[Any], put: Put) -> None:

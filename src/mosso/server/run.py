@@ -2,7 +2,7 @@
 
 First SIGTERM or SIGINT: /v1/health/ready turns 503 and new work is refused with 503, while the port stays
 open for probes; streams in hand go on until they end or `drain_seconds` are over; then the process leaves
-with status 0. A second signal leaves at once.
+with status 0. A second signal leaves at once. Threads that still work on a request hold up neither.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from functools import partial
@@ -30,6 +32,7 @@ T = TypeVar("T")
 BACKLOG = 2048
 LOOK_TICKS = 50  # of a tenth of a second, between two looks at the certificate
 CUT_SECONDS = 1  # streams cut at the end of the drain get so long to tell it and to free what they hold
+LEAVE_SECONDS = 3  # a process that has ended its work is gone after so long, whatever its threads do
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is closed after this; longer than clients keep theirs (httpx, and so the openai package:
 5 s), or a request now and then would meet the closing connection and fail."""
@@ -45,8 +48,10 @@ class Server(uvicorn.Server):
         lifecycle: Lifecycle,
         on_start: Callable[[], object] | None = None,
         certificate: Certificate | None = None,
+        on_force: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(config)
+        self._on_force = on_force
         self._certificate = certificate
         self._lifecycle = lifecycle
         self._on_start = on_start
@@ -59,6 +64,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._lifecycle.draining:
             self.should_exit = self.force_exit = True
+            if self._on_force is not None:
+                self._on_force()
         else:
             self._lifecycle.drain()  # first: the next signal may interrupt this very handler
             logger.info("draining: %d requests in hand", self._lifecycle.active)
@@ -107,8 +114,12 @@ async def serve_async(
     on_start: Callable[[], object] | None = None,
     *,
     tls: Certificate | None = None,
+    on_force: Callable[[], object] | None = None,
 ) -> None:
-    """Serve on a socket made by `bind` until a signal; `on_start` is called once connections are accepted."""
+    """Serve on a socket made by `bind` until a signal; `on_start` is called once connections are accepted.
+
+    on_force: called at the second signal.
+    """
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -122,7 +133,14 @@ async def serve_async(
         timeout_graceful_shutdown=CUT_SECONDS,
         ssl_context_factory=None if tls is None else lambda config, default: tls.context,
     )
-    await Server(config, app.state.lifecycle, on_start, tls).serve(sockets=[sock])
+    await Server(config, app.state.lifecycle, on_start, tls, on_force).serve(sockets=[sock])
+
+
+def leave_soon(status: int, seconds: float = LEAVE_SECONDS) -> None:
+    """End this process after `seconds`, if it has not ended by then: Python would wait for all threads."""
+    timer = threading.Timer(seconds, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 def serve(

@@ -35,6 +35,7 @@ MS_NOATIME, MS_NODIRATIME, MS_RELATIME, ST_RELATIME = 1024, 2048, 1 << 21, 4096
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, PR_SET_SECCOMP = 1, 38, 24, 22
 SIGKILL = 9
+INODES = 4096  # files of a tmpfs: each takes memory of the kernel that no other limit counts
 WORK = "/tmp"  # noqa: S108 - inside it is the sandbox's own
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
@@ -109,7 +110,7 @@ def make_root(binds: list[list[str]], hidden: list[str], memory: int) -> None:
     root = (
         WORK  # any folder that is there; what is in it is hidden, so that only what is open is still reached
     )
-    mount("root", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    mount("root", root, "tmpfs", MS_NOSUID | MS_NODEV, f"size=1m,nr_inodes={INODES},mode=755")
     for (name, target), descriptor in zip(wanted, opened, strict=True):
         source = f"/proc/self/fd/{descriptor}"
         inside = root + target
@@ -125,7 +126,13 @@ def make_root(binds: list[list[str]], hidden: list[str], memory: int) -> None:
     for folder in hidden:
         mount("hidden", root + folder, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=0")
     os.mkdir(root + WORK)
-    mount("work", root + WORK, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={memory},mode=700")
+    mount(
+        "work",
+        root + WORK,
+        "tmpfs",
+        MS_NOSUID | MS_NODEV | MS_NOEXEC,
+        f"size={memory},nr_inodes={INODES},mode=700",
+    )
     os.mkdir(root + "/.old")
     check(libc.pivot_root(root.encode(), (root + "/.old").encode()), "changing the root")
     os.chdir("/")
