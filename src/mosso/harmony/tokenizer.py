@@ -37,6 +37,8 @@ class ControlTokens:
 
 CHARACTERS_A_TOKEN = 32
 """No text has more on average; gpt-oss's longest token, a run of spaces, has 128."""
+ALWAYS_READ = 1 << 18
+"""Characters that are read whatever the context: results of tools are shorter, and are cut once they are read."""
 
 _CONTROL_TEXT = {name: f"<|{name.rstrip('_')}|>" for name in ControlTokens.__slots__}
 
@@ -62,13 +64,13 @@ class Tokenizer:
         plain = [token for token in added if token["content"] not in special]
         self._bytes = _byte_table(vocab, plain, self._special)
         self._encoder = _encoder(definition, plain, special, file)
-        self._most_tokens: int | None = None
+        self._most_characters: int | None = None
 
     def within(self, max_context: int) -> Tokenizer:
         """The same, refusing unread what is far too long for a context of so many tokens: to read it takes
         seconds and gigabytes."""
         bounded = copy.copy(self)
-        bounded._most_tokens = max_context
+        bounded._most_characters = max(CHARACTERS_A_TOKEN * max_context, ALWAYS_READ)
         return bounded
 
     @classmethod
@@ -107,10 +109,9 @@ class Tokenizer:
 
         RequestError for a text that is too long by far (see `within`), or too odd for the library.
         """
-        if self._most_tokens is not None and len(text) > CHARACTERS_A_TOKEN * self._most_tokens:
+        if self._most_characters is not None and len(text) > self._most_characters:
             raise RequestError(
-                f"A text of {len(text):,} characters is far longer than the {self._most_tokens:,} tokens "
-                "of this model's context.",
+                f"A text of {len(text):,} characters is far longer than this model's context.",
                 code="context_length_exceeded",
             )
         if not text.isascii():  # Python strings may hold surrogates, UTF-8 cannot; pairs become one character
@@ -118,10 +119,8 @@ class Tokenizer:
         # Of the library's ways only the batched ones let other threads run; the fast one computes no offsets.
         try:
             return list(self._encoder.encode_batch_fast([text], add_special_tokens=False)[0].ids)
-        except BaseException as error:
-            if (
-                type(error).__name__ != "PanicException"
-            ):  # no Exception, and of no module that could be imported
+        except BaseException as error:  # the library's panics are no Exception, and of no module
+            if type(error).__name__ != "PanicException":
                 raise
             raise RequestError("A text cannot be read: it has too long a run of like characters.") from None
 
