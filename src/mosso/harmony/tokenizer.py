@@ -38,7 +38,7 @@ class ControlTokens:
 CHARACTERS_A_TOKEN = 32
 """No text has more on average; gpt-oss's longest token, a run of spaces, has 128."""
 ALWAYS_READ = 1 << 18
-"""Characters that are read whatever the context: results of tools are shorter, and are cut once they are read."""
+"""Characters that are read whatever the context: results of tools are shorter, and are cut when read."""
 
 _CONTROL_TEXT = {name: f"<|{name.rstrip('_')}|>" for name in ControlTokens.__slots__}
 
