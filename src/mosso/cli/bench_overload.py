@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Requests at many times the capacity of a server: how it serves those that it takes, and refuses others.
 
-    A MODEL is served here with --max-slowdown 1.8 unless told otherwise, so that those it answers hardly feel
+    A MODEL is served here with --max-slowdown 1.6 unless told otherwise, so that those it answers hardly feel
     the others. Answers have a fixed length (ignore_eos), which mosso and vLLM know.
     """
     from mosso.bench.overload import Overload, measure
@@ -77,7 +77,7 @@ def _served(model: str, max_queue_seconds: float | None, engine: dict[str, Any])
     from mosso.cli.serving import LocalServer
 
     if engine["max_slowdown"] is None:
-        engine["max_slowdown"] = 1.8
+        engine["max_slowdown"] = 1.6
     found = find_model(model)
     settings = engine_settings(found.folder, engine)
     with LocalServer(found, settings, max_queue_seconds=max_queue_seconds or 0.0) as server:
