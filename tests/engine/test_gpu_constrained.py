@@ -18,6 +18,8 @@ from jsonschema import Draft202012Validator
 from mosso.checkpoint.toy_tokenizer import toy_tokenizer
 from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
 from mosso.core.requests import FinishReason, Request, SamplingParams
+from mosso.engine import gpu_runner
+from mosso.engine.gpu_constraints import Constraints
 from mosso.engine.gpu_inputs import Slot
 from mosso.engine.messages import EndThinking, Submit
 from mosso.grammar import HarmonyConstrainer
@@ -155,6 +157,29 @@ def test_steps_without_constraints_wait_for_nobody(benches, waits):
     )
     assert len(waited) >= 40
     assert not any(waited)
+
+
+def test_a_formed_turn_waits_behind_the_forward_pass(benches, waits, monkeypatch):
+    """The device has the next forward pass to do while the host waits for the token before, and for its mask."""
+    bench, order = benches(GpuBench), []
+    launches(bench, waits)
+    compute, allowed = gpu_runner.forward, Constraints.allowed
+
+    def computed(*args: Any) -> Any:
+        order.append("forward")
+        return compute(*args)
+
+    def asked(constraints: Constraints, plan: Any) -> Any:
+        order.append(len(waits))
+        found = allowed(constraints, plan)
+        order[-1] = "waited" if len(waits) > order[-1] else "asked"
+        return found
+
+    monkeypatch.setattr(gpu_runner, "forward", computed)
+    monkeypatch.setattr(Constraints, "allowed", asked)
+    tokens = run(bench, asks("a"))["a"]
+    assert order[:2] == ["forward", "asked"], "the first token waits for nobody"
+    assert order[2 : 2 * len(tokens)] == ["forward", "waited"] * (len(tokens) - 1)
 
 
 def test_a_formed_turn_waits_in_each_step(benches, waits):

@@ -305,11 +305,11 @@ def test_a_failed_step_hurts_only_what_ran(gpu, requests, plain_weights, monkeyp
     engine = gpu(max_rows=4)
     run, calls = GpuRunner._run, []
 
-    def fail_once(self, *arguments):
+    def fail_once(self, *arguments, **options):
         calls.append(arguments)
         if len(calls) == 6:
             raise RuntimeError("the device hiccuped")
-        return run(self, *arguments)
+        return run(self, *arguments, **options)
 
     monkeypatch.setattr(GpuRunner, "_run", fail_once)
     outcomes = engine.run(requests)

@@ -65,6 +65,7 @@ class ConstrainedRows:
         self._constrainer = constrainer
         self._known = known
         self._stands: dict[int, Future[_Stands]] = {}  # by row: the job that makes its stand
+        self._formed: set[int] = set()  # rows whose turn has a form, so that each token may have a mask
         self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
         self._workers = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="masks")
 
@@ -82,11 +83,32 @@ class ConstrainedRows:
     def _start(self, start: RowStart) -> None:
         """Row `start.row` is this request's from now on."""
         self._stands.pop(start.row, None)
+        self._formed.discard(start.row)
         self._ending.pop(start.row, None)
         request = start.request
+        if request.turn.form is not None:
+            self._formed.add(start.row)
         if not request.turn.is_free:
             said = start.tokens[len(request.prompt) :]
             self._stands[start.row] = self._workers.submit(self._begin, start.row, request.turn, said)
+
+    def may_restrict(self, work: Sequence[RowWork], under_way: frozenset[int]) -> bool:
+        """Whether `allowed` may have a mask, or a failure, for any of `work`; rows `under_way` have drawn a
+        token that is not known here yet. Waits for no mask that is being made."""
+        return any(self._may_restrict(item.row, item.row in under_way) for item in work)
+
+    def _may_restrict(self, row: int, is_under_way: bool) -> bool:
+        if row in self._ending:
+            return True
+        job = self._stands.get(row)
+        if job is None:
+            return False
+        if row in self._formed and not job.done():
+            return True
+        stand = job.result()[row]
+        if isinstance(stand, MossoError):
+            return True
+        return stand.slack < 2 if is_under_way else stand.mask is not None
 
     def hurries(self, work: Sequence[RowWork], under_way: frozenset[int]) -> bool:
         """Whether `allowed` must know the tokens of rows `under_way`, which have not been `drawn` yet."""

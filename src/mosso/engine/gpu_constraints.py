@@ -1,9 +1,10 @@
-"""When the host must know a step's tokens before it launches the next one: only for a row's mask.
+"""When the host must know a step's tokens before the next one draws: only for a row's mask.
 
 Sampled tokens stay on the device, and the host learns them a step later; so it is one token behind when it
 launches. A constraint says how many tokens may come whatever they are (its slack): while that is two or more,
-nobody waits. Otherwise the host waits for the step under way, advances the row and gets its mask. The GPU
-idles for as long as the host then takes to prepare a step, and only in such steps.
+nobody waits. Otherwise the runner launches the next step up to its hidden states, and while the device computes
+them, the host takes the tokens of the step before, advances the row, gets its mask and launches the draw. The
+device idles only where that takes longer than a forward pass.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mosso.core.constraints import Constrainer
-from mosso.core.steps import StepPlan
+from mosso.core.steps import RowWork, StepPlan
 from mosso.engine.constrained import Allowed, ConstrainedRows
 from mosso.engine.gpu_inputs import Slot
 from mosso.engine.gpu_table import GpuTable
@@ -41,17 +42,25 @@ class Constraints:
         self._rows = ConstrainedRows(constrainer, known)
         self._unseen: list[_Drawn] = []  # oldest first; at most the last one is still under way
 
-    def allowed(self, plan: StepPlan) -> Allowed:
-        """What the plan's sampling rows may draw."""
+    def apply(self, plan: StepPlan) -> bool:
+        """Note a plan; whether `allowed` must be asked before it draws. Waits for no step under way."""
         for drawn in self._unseen:
             for start in plan.starts:
                 drawn.places.pop(start.row, None)  # the token is its last request's
         self._rows.apply(plan)
         self._see(self._unseen[:-1])
-        work = [item for item in plan.work if item.samples]
-        if self._unseen and self._rows.hurries(work, frozenset(self._unseen[-1].places)):
+        return self._rows.may_restrict(_sampling(plan), self._under_way())
+
+    def allowed(self, plan: StepPlan) -> Allowed:
+        """What the sampling rows of the plan that was applied last may draw."""
+        work = _sampling(plan)
+        if self._rows.hurries(work, self._under_way()):
             self._see(self._unseen)
         return self._rows.allowed(work)
+
+    def _under_way(self) -> frozenset[int]:
+        """Rows whose last token is not known here yet."""
+        return frozenset(self._unseen[-1].places) if self._unseen else frozenset()
 
     def launched(self, rows: tuple[int, ...], slot: Slot) -> None:
         """A step that draws for `rows`, in this order, is under way; its tokens come to the slot."""
@@ -69,3 +78,7 @@ class Constraints:
         for drawn in steps:
             self._rows.drawn(*drawn.tokens())
         self._unseen = self._unseen[len(steps) :]
+
+
+def _sampling(plan: StepPlan) -> list[RowWork]:
+    return [item for item in plan.work if item.samples]

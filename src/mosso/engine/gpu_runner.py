@@ -62,12 +62,12 @@ class GpuRunner:
         for start in plan.starts:
             self._params.start(start.row, start.request)
         updates = self._table.apply(plan)
-        allowed = Allowed() if self._constraints is None else self._constraints.allowed(plan)
+        restricts = self._constraints is not None and self._constraints.apply(plan)
         batch = gather(plan.work)
         graph = self._graphs.size_for(len(batch.rows)) if self._graphs and batch.is_decode else None
         slot = self._inputs.acquire()
         place = self._send(slot, batch, graph, updates)
-        sampled = self._run(batch, place, graph, allowed)
+        sampled, failures = self._run(plan, batch, place, graph, restricts=restricts)
         if sampled is None:
             slot.record()
             self._launched((), slot)
@@ -80,7 +80,7 @@ class GpuRunner:
         slot.record()
         rows = tuple(batch.sample_rows.tolist())
         self._launched(rows, slot)
-        return _Launched(plan.step, rows, slot, sampled.asked, copies, allowed.failures)
+        return _Launched(plan.step, rows, slot, sampled.asked, copies, failures)
 
     def reset(self) -> None:
         """Every row starts afresh with its next RowStart; here it is only seen whether the device lives."""
@@ -114,24 +114,29 @@ class GpuRunner:
             self._table.set_pages(self._inputs.part(place.end, count), self._inputs.part(ids, count))
         return place
 
-    def _run(self, batch: HostBatch, place: Layout, graph: int | None, allowed: Allowed) -> Shaped | None:
-        """Compute the step and draw; None if it samples nothing."""
+    def _run(
+        self, plan: StepPlan, batch: HostBatch, place: Layout, graph: int | None, *, restricts: bool
+    ) -> tuple[Shaped | None, tuple[tuple[int, str], ...]]:
+        """Compute the step and draw → (what was drawn, or None if it samples nothing; the rows that cannot).
+
+        What rows may draw is asked for only when the forward pass is under way.
+        """
         decode, samples = batch.is_decode, len(batch.sample_rows)
         outputs = self._params.outputs(batch.sample_rows, batch.sample_positions)
-        plain = self._params.all_plain(batch.sample_rows, outputs) and not allowed.at
+        plain = self._params.all_plain(batch.sample_rows, outputs)
         if graph is not None and self._graphs is not None:
-            result = self._graphs.replay(graph, drawn=plain)[:samples]
-            if plain:
-                return Shaped(result)
-            h = result
+            h = self._graphs.replay(graph, drawn=plain and not restricts)[:samples]
+            if plain and not restricts:
+                return Shaped(h), ()
         else:
             h = forward(self._model, self._inputs.step(place, None if decode else batch))
         if not samples:
-            return None
+            return None, ()
         rows = draws(self._inputs, place, decode=decode).part(slice(samples))
-        if plain:
-            return Shaped(draw(self._model, h, rows))
-        return draw_shaped(self._model, h, rows, batch, self._params, allowed)
+        allowed = self._constraints.allowed(plan) if self._constraints and restricts else Allowed()
+        if plain and not allowed.at:
+            return Shaped(draw(self._model, h, rows)), allowed.failures
+        return draw_shaped(self._model, h, rows, batch, self._params, allowed), allowed.failures
 
 
 @dataclass(frozen=True, slots=True)
