@@ -117,6 +117,18 @@ def test_commands_that_are_only_shown_would_be_taken(line, tmp_path, monkeypatch
     command.make_context(name, arguments, parent)
 
 
+def test_a_part_of_the_tests_need_not_cover_everything():
+    outer = {"ARGS", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES"}  # of the make that may have started this
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+
+    def commands(*arguments: str) -> str:
+        make = ["make", "--dry-run", "test", *arguments]
+        return subprocess.run(make, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
+
+    assert "--cov-fail-under" in commands()
+    assert "--cov" not in commands("ARGS=-k harmony")
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(
         [BIN / "mkdocs", "build", "--strict", "--site-dir", tmp_path],
