@@ -56,6 +56,12 @@ def test_plan_takes_the_presets_sizes(run) -> None:
     assert "windows of 5 sequences" in run("plan", "120b", "--max-rows", 5).output
 
 
+def test_plan_says_for_which_gpu_it_is(run) -> None:
+    assert "on a GPU of 80 GB; --memory plans for another" in run("plan", "20b").output
+    for given in (("--memory", 14.9), ("--device", "cpu")):
+        assert "80 GB" not in run("plan", "20b", *given).output
+
+
 def test_plan_says_when_nothing_fits(run) -> None:
     assert "does not fit 8 GiB" in run("plan", "120b", "--memory", 8).output
 

@@ -53,6 +53,8 @@ def command(model: str, memory: float | None, preset: Preset, **options: Any) ->
     limit = int(memory * GIB) if memory is not None else default_memory(options["device"])
     plan = plan_memory(found.config, experts_format=found.experts_format, memory=limit, **options)
     click.echo(format_plan(plan))
+    if memory is None and options["device"] == "cuda":
+        click.echo("on a GPU of 80 GB; --memory plans for another, --device cpu for this machine")
 
 
 def default_memory(device: str) -> int:
