@@ -13,6 +13,13 @@ def test_chat_answers_piped_lines(run, url) -> None:
     assert "tokens" in result.output
 
 
+def test_chat_into_a_pipe_gives_the_answers_alone(run, url) -> None:
+    result = run("chat", url, "--temperature", "0", stdin="What is 12 + 30?\nNow double it.\n")
+    assert result.stdout == "12 + 30 = 42.\n42 × 2 = 84.\n"
+    assert "ones: 2+0=2, write 2." in result.stderr
+    assert "tokens/s" in result.stderr
+
+
 def test_chat_shows_calls_and_takes_their_results(run, url, tmp_path) -> None:
     tool = {
         "type": "function",

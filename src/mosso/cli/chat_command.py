@@ -60,7 +60,8 @@ def command(
 
     The thinking is dimmed; tool calls are shown and you type their results, except those of MCP servers
     (--mcp-config), which are run. Piped input works too, one message a line:
-    echo "what is 12 * 12?" | mosso chat
+    echo "what is 12 * 12?" | mosso chat. Where the output is a file or a pipe, only the answers go there, all
+    else to stderr.
     """
     options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
     options = {key: value for key, value in options.items() if value is not None}
@@ -118,10 +119,12 @@ def read_tools(path: Path) -> list[Any]:
 
 
 class Screen:
-    """Writes the pieces of an answer, each kind in its style."""
+    """Writes the pieces of an answer, each kind in its style. Where there are no styles to tell them apart,
+    only the answer itself goes to `console`, all else to stderr."""
 
     def __init__(self, console: Console, *, interactive: bool) -> None:
         self.console = console
+        self.aside = console if console.is_terminal else Console(stderr=True, highlight=False)
         self.interactive = interactive
         if interactive:
             import readline  # noqa: F401 - line editing and history for every input() from here on
@@ -130,16 +133,22 @@ class Screen:
     def write(self, text: str, style: str) -> None:
         if not text:
             return
-        if self._style not in (None, style):
-            self.console.print()
-        self.console.print(text, style=style, end="", markup=False, soft_wrap=True)
+        if style != self._style:
+            self._end_line()
+        self._place(style).print(text, style=style, end="", markup=False, soft_wrap=True)
         self._style = style
 
     def line(self, text: str, style: str = "dim") -> None:
+        self._end_line()
+        self._place(style).print(text, style=style, markup=False, soft_wrap=True)
+
+    def _place(self, style: str) -> Console:
+        return self.console if style == "none" else self.aside
+
+    def _end_line(self) -> None:
         if self._style is not None:
-            self.console.print()
+            self._place(self._style).print()
             self._style = None
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """Leave the prompt's line, so that the shell's own starts a new one."""
