@@ -106,6 +106,7 @@ def test_generate_answers_a_batch_file_as_a_batch_does(run, url, tmp_path) -> No
     source.write_text("".join(json.dumps(line) + "\n" for line in [*lines, bad, {"input": "hello"}]))
     result = run("generate", source, target, "--model", url)
     assert "4 answered, 0 were there already, 1 failed" in result.output
+    assert "1 request failed" in result.output
     rows = {row["custom_id"]: row for row in map(json.loads, target.read_text().splitlines())}
     for path in bodies:
         assert rows[path].keys() == {"id", "custom_id", "response", "error"}

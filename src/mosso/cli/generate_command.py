@@ -84,9 +84,8 @@ def command(
     there = len(lines) - len(todo)
     click.echo(f"{len(todo) - failed} answered, {there} were there already, {failed} failed", err=True)
     if failed:
-        raise UsageError(
-            f"{failed} requests failed; their lines in {target} say why, a new run tries them again"
-        )
+        requests = "1 request" if failed == 1 else f"{failed} requests"
+        raise UsageError(f"{requests} failed: {target} says why, and a new run tries again")
 
 
 def read_lines(path: Path) -> list[Line]:
