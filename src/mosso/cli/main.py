@@ -58,5 +58,6 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Run OpenAI's gpt-oss models: fast, dependable, and never losing a token of Harmony.
 
-    MODEL is `demo` (a small gpt-oss that comes with the package) or a folder that holds a checkpoint.
+    MODEL is `demo` (a small gpt-oss that comes with the package), a folder that holds a checkpoint, or
+    a model that `mosso pull` brought: `20b`, `120b` or its hub id.
     """
