@@ -40,7 +40,8 @@ def test_settings_have_their_effect(demo, open_tab):
     page.get_by_text("low", exact=True).click()
     page.get_by_label("System text").fill("You are Ada.")
     page.get_by_label("Developer text").fill("Answer briefly.")
-    page.get_by_role("slider", name="Temperature").press("Home")
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Top p").press_sequentially("0.85")
     page.get_by_label("Top k").fill("5")
     page.get_by_label("Most tokens", exact=True).fill("64")
     page.get_by_label("Seed").fill("7")
@@ -50,7 +51,8 @@ def test_settings_have_their_effect(demo, open_tab):
     assert body["reasoning"] == {"effort": "low"}
     assert body["chat_template_kwargs"] == {"model_identity": "You are Ada."}
     assert body["instructions"] == "Answer briefly."
-    assert (body["temperature"], body["top_k"], body["max_output_tokens"], body["seed"]) == (0, 5, 64, 7)
+    assert (body["temperature"], body["top_p"], body["top_k"]) == (0, 0.85, 5)
+    assert (body["max_output_tokens"], body["seed"]) == (64, 7)
     assert "tools" not in body
     assert "text" not in body
 
@@ -58,7 +60,7 @@ def test_settings_have_their_effect(demo, open_tab):
 def test_a_tool_is_defined_called_and_answered_by_hand(demo, open_tab):
     tab = open_tab(demo)
     page = tab.page
-    page.get_by_role("slider", name="Temperature").press("Home")
+    page.get_by_label("Temperature").fill("0")
     tab.settings("Tools")
     page.get_by_role("button", name="Add a function").click()
     expect(page.get_by_label("Name")).to_have_value("get_weather")
@@ -73,6 +75,15 @@ def test_a_tool_is_defined_called_and_answered_by_hand(demo, open_tab):
     tab.ask("Thank you.")
     tab.answered(2)
     assert len(tab.bodies) == 3
+
+
+def test_a_call_that_waits_is_in_sight(demo, open_tab):
+    tab = open_tab(demo, viewport={"width": 1280, "height": 600})
+    tab.settings("Tools")
+    tab.page.get_by_role("button", name="Add a function").click()
+    for city in ("Paris", "Rome", "Oslo"):
+        tab.ask(f"What is the weather in {city}?")
+        expect(tab.page.get_by_role("button", name="Send the result").last).to_be_in_viewport(ratio=1)
 
 
 def test_the_parameters_of_a_tool_must_be_json(demo, open_tab):

@@ -133,6 +133,14 @@ def test_a_narrow_screen_shows_one_thing_at_a_time(say, open_tab):
     assert overflow == 0
 
 
+def test_a_server_that_is_gone_is_named(say, open_tab):
+    tab = open_tab(say("fine"))
+    tab.page.route("**/v1/models", lambda route: route.abort())
+    tab.page.reload()
+    expect(tab.page.get_by_role("alert")).to_contain_text("The server cannot be reached")
+    tab.complaints.clear()  # the browser's own of that request
+
+
 def test_everything_is_reached_with_the_keyboard(say, open_tab):
     tab = open_tab(say("fine"))
     page = tab.page

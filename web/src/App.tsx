@@ -10,6 +10,7 @@ import { ExportMenu } from "./components/ExportMenu";
 import { History } from "./components/History";
 import { SettingsPanel } from "./components/SettingsPanel";
 import { Turns } from "./components/Turns";
+import { explained } from "./state/run";
 import { editPanels, useStore } from "./state/store";
 
 export function App() {
@@ -20,7 +21,7 @@ export function App() {
     if (!loaded) return;
     servedModel(apiKey).then(
       (name) => useStore.setState({ model: name, problem: null }),
-      (error: Error) => useStore.setState({ model: null, problem: error.message }),
+      (error: unknown) => useStore.setState({ model: null, problem: explained(error) }),
     );
   }, [loaded, apiKey]);
 

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { samples } from "./api/metrics";
 import { inputItems, requestBody, SettingError } from "./api/request";
 import { advance, emptyRound } from "./api/stream";
+import { tokensPerSecond } from "./components/AnswerView";
 import { blocksOf, withDollars } from "./components/blocks";
 import { shade, visible } from "./components/Tokens";
 import { fault } from "./components/Validity";
@@ -112,6 +113,20 @@ it("likely tokens are plain, unlikely ones are red", () => {
   expect(shade(0)).toBe("p4");
   expect(shade(-10)).toBe("p0");
   expect(visible("a\n\t")).toBe("a⏎⇥");
+  expect(visible("  ")).toBe("␣␣");
+  expect(visible(" a")).toBe(" a");
+});
+
+it("a speed is told where there was time to measure one", () => {
+  expect(tokensPerSecond(100, 0.5)).toBe(200);
+  expect(tokensPerSecond(22, 0.0001)).toBeNull();
+});
+
+it("the model's own sampling is left to the server", () => {
+  const own = requestBody("m", [], "a", DEFAULTS);
+  expect(own).not.toHaveProperty("temperature");
+  expect(own).not.toHaveProperty("top_p");
+  expect(requestBody("m", [], "a", { ...DEFAULTS, temperature: 0, topP: 0.5 })).toMatchObject({ temperature: 0, top_p: 0.5 });
 });
 
 it("schemas are held", () => {

@@ -78,9 +78,9 @@ export function requestBody(model: string, turns: Turn[], side: Side, settings: 
       effort: settings.effort,
       ...(settings.thinkingBudget !== null && { max_tokens: settings.thinkingBudget }),
     },
-    temperature: settings.temperature,
-    top_p: settings.topP,
   };
+  if (settings.temperature !== null) body.temperature = settings.temperature;
+  if (settings.topP !== null) body.top_p = settings.topP;
   if (settings.system.trim()) body.chat_template_kwargs = { model_identity: settings.system };
   if (settings.developer.trim()) body.instructions = settings.developer;
   if (settings.topK > 0) body.top_k = settings.topK;

@@ -176,17 +176,24 @@ function useSeconds(part: Thinking): string {
   return (Math.max(0, (part.ended ?? now) - part.began) / 1000).toFixed(1);
 }
 
+const SHORTEST = 0.05; // seconds: less is how fast this page read what was there, not how fast it was made
+
+export function tokensPerSecond(tokens: number, seconds: number): number | null {
+  return seconds < SHORTEST ? null : tokens / seconds;
+}
+
 function SpeedLine({ rounds }: { rounds: Round[] }) {
   const done = rounds.filter((round) => round.usage !== null && round.firstToken !== null && round.ended !== null);
   const last = done.at(-1);
   if (!last) return null;
   const output = done.reduce((sum, round) => sum + round.usage!.output, 0);
   const seconds = done.reduce((sum, round) => sum + (round.ended! - round.firstToken!) / 1000, 0);
+  const pace = tokensPerSecond(output, seconds);
   const first = done[0]!;
   return (
     <div className="speed" data-testid="speed">
       <span>first token {(first.firstToken! - first.began).toFixed(0)} ms</span>
-      {seconds > 0 && <span>{(output / seconds).toFixed(0)} tokens/s</span>}
+      {pace !== null && <span>{pace.toFixed(0)} tokens/s</span>}
       <span>
         {output} tokens ({done.reduce((sum, round) => sum + round.usage!.reasoning, 0)} thinking)
       </span>

@@ -1,5 +1,5 @@
 import {
-  Button, Checkbox, JsonInput, NumberInput, PasswordInput, SegmentedControl, Slider, Stack, Switch, Tabs, Text, Textarea,
+  Button, Checkbox, Input, JsonInput, NumberInput, PasswordInput, SegmentedControl, Stack, Switch, Tabs, Textarea,
 } from "@mantine/core";
 import { useState } from "react";
 
@@ -80,13 +80,16 @@ function ModelSettings({ settings, edit }: Editing) {
   const apiKey = useStore((state) => state.apiKey);
   return (
     <Stack gap="sm">
-      <Text size="sm" fw={500} id="effort">Effort</Text>
-      <SegmentedControl
-        aria-labelledby="effort"
-        value={settings.effort}
-        onChange={(effort) => edit({ effort: effort as Settings["effort"] })}
-        data={["low", "medium", "high"]}
-      />
+      <div>
+        <Input.Label labelElement="div" id="effort">Effort</Input.Label>
+        <SegmentedControl
+          fullWidth
+          aria-labelledby="effort"
+          value={settings.effort}
+          onChange={(effort) => edit({ effort: effort as Settings["effort"] })}
+          data={["low", "medium", "high"]}
+        />
+      </div>
       <Textarea
         label="System text"
         description="Who the model is told it is. Empty: what it was trained with."
@@ -104,13 +107,13 @@ function ModelSettings({ settings, edit }: Editing) {
         value={settings.developer}
         onChange={(event) => edit({ developer: event.currentTarget.value })}
       />
-      <Scale label="Temperature" max={2} step={0.05} value={settings.temperature} onChange={(temperature) => edit({ temperature })} />
-      <Scale label="Top p" max={1} step={0.01} value={settings.topP} onChange={(topP) => edit({ topP })} />
-      <Scale label="Min p" max={1} step={0.01} value={settings.minP} onChange={(minP) => edit({ minP })} />
-      <Whole label="Top k" description="0: off" min={0} value={settings.topK} onChange={(value) => edit({ topK: value ?? 0 })} />
-      <Whole label="Most tokens" description="Empty: what the context holds" min={1} value={settings.maxTokens} onChange={(maxTokens) => edit({ maxTokens })} />
-      <Whole label="Most tokens of thinking" description="Empty: as many as it likes" min={0} value={settings.thinkingBudget} onChange={(thinkingBudget) => edit({ thinkingBudget })} />
-      <Whole label="Seed" description="Empty: a new one each time" value={settings.seed} onChange={(seed) => edit({ seed })} />
+      <Amount label="Temperature" description="Empty: what the model comes with" min={0} max={2} step={0.1} value={settings.temperature} onChange={(temperature) => edit({ temperature })} />
+      <Amount label="Top p" description="Empty: what the model comes with" min={0} max={1} step={0.05} value={settings.topP} onChange={(topP) => edit({ topP })} />
+      <Amount label="Min p" description="0: off" min={0} max={1} step={0.05} value={settings.minP} onChange={(value) => edit({ minP: value ?? 0 })} />
+      <Amount label="Top k" description="0: off" min={0} value={settings.topK} onChange={(value) => edit({ topK: value ?? 0 })} />
+      <Amount label="Most tokens" description="Empty: what the context holds" min={1} value={settings.maxTokens} onChange={(maxTokens) => edit({ maxTokens })} />
+      <Amount label="Most tokens of thinking" description="Empty: as many as it likes" min={0} value={settings.thinkingBudget} onChange={(thinkingBudget) => edit({ thinkingBudget })} />
+      <Amount label="Seed" description="Empty: a new one each time" value={settings.seed} onChange={(seed) => edit({ seed })} />
       <Switch
         label="Token probabilities"
         checked={settings.logprobs}
@@ -130,34 +133,33 @@ function ModelSettings({ settings, edit }: Editing) {
   );
 }
 
-function Scale({ label, max, step, value, onChange }: { label: string; max: number; step: number; value: number; onChange: (value: number) => void }) {
-  return (
-    <div>
-      <Text size="sm" fw={500}>
-        {label}: {value}
-      </Text>
-      <Slider min={0} max={max} step={step} value={value} onChange={onChange} label={null} thumbLabel={label} />
-    </div>
-  );
-}
-
-interface WholeProps {
+interface AmountProps {
   label: string;
   description: string;
   min?: number;
+  max?: number;
+  step?: number;
   value: number | null;
   onChange: (value: number | null) => void;
 }
 
-function Whole({ label, description, min, value, onChange }: WholeProps) {
+/** A number, or none where nothing is typed; whole unless there is a step. */
+function Amount({ step, value, onChange, ...rest }: AmountProps) {
+  const [typed, setTyped] = useState<string | number>(""); // such as "0.", on the way to a number
   return (
     <NumberInput
-      label={label}
-      description={description}
-      min={min}
-      allowDecimal={false}
-      value={value ?? ""}
-      onChange={(typed) => onChange(typeof typed === "number" ? typed : null)}
+      {...rest}
+      step={step}
+      allowDecimal={step !== undefined}
+      value={number(typed) === value ? typed : (value ?? "")}
+      onChange={(now) => {
+        setTyped(now);
+        onChange(number(now));
+      }}
     />
   );
+}
+
+function number(typed: string | number): number | null {
+  return typed === "" || Number.isNaN(Number(typed)) ? null : Number(typed);
 }

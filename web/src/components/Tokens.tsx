@@ -14,7 +14,7 @@ export function shade(logprob: number): string {
 const percent = (logprob: number): string => `${(100 * Math.exp(logprob)).toFixed(1)} %`;
 
 export function visible(token: string): string {
-  return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +$/, (spaces) => "␣".repeat(spaces.length));
 }
 
 /** The answer's tokens, coloured by how likely each was; a token tells the others on hover or focus. */

@@ -31,13 +31,16 @@ function useFollowing(frame: React.RefObject<HTMLDivElement | null>, conversatio
   const follows = useRef(true);
   useEffect(() => {
     const element = frame.current!;
+    let height = 0; // as last seen below: what has grown since then, nobody has scrolled away from
     const onScroll = () => {
-      follows.current = element.scrollHeight - element.scrollTop - element.clientHeight < 80;
+      follows.current = height - element.scrollTop - element.clientHeight < 80;
     };
     element.addEventListener("scroll", onScroll, { passive: true });
     const observer = new ResizeObserver(() => {
-      if (follows.current) element.scrollTop = element.scrollHeight;
+      height = element.scrollHeight;
+      if (follows.current) element.scrollTop = height;
     });
+    observer.observe(element);
     observer.observe(element.firstElementChild!);
     return () => {
       element.removeEventListener("scroll", onScroll);

@@ -98,7 +98,7 @@ function failed(round: Round, error: string): Round {
   return { ...stopped(round), status: "failed", error };
 }
 
-function explained(error: unknown): string {
+export function explained(error: unknown): string {
   if (error instanceof SettingError || error instanceof ServerError) return error.message;
   return `The server cannot be reached (${(error as Error).message})`;
 }

@@ -89,8 +89,8 @@ export type BuiltIn = "web_search" | "code_interpreter";
 
 export interface Settings {
   effort: "low" | "medium" | "high";
-  temperature: number;
-  topP: number;
+  temperature: number | null; // null here and below: the model's own
+  topP: number | null;
   topK: number; // 0: off
   minP: number;
   seed: number | null;
@@ -114,8 +114,8 @@ export interface Conversation {
 
 export const DEFAULTS: Settings = {
   effort: "medium",
-  temperature: 1,
-  topP: 1,
+  temperature: null,
+  topP: null,
   topK: 0,
   minP: 0,
   seed: null,
