@@ -133,6 +133,15 @@ def test_a_narrow_screen_shows_one_thing_at_a_time(say, open_tab):
     assert overflow == 0
 
 
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_narrow_screen_has_its_switch_named_and_no_gap(say, open_tab, width):
+    tab = open_tab(say("fine"), viewport={"width": width, "height": 700})
+    expect(tab.page.get_by_text("Compare", exact=True)).to_be_in_viewport(ratio=1)
+    expect(tab.page.get_by_role("button", name="Dark colours")).to_be_in_viewport(ratio=1)
+    header, main = (tab.page.get_by_role(role).bounding_box() for role in ("banner", "main"))
+    assert main["y"] == header["y"] + header["height"]
+
+
 def test_a_server_that_is_gone_is_named(say, open_tab):
     tab = open_tab(say("fine"))
     tab.page.route("**/v1/models", lambda route: route.abort())

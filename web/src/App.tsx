@@ -33,12 +33,10 @@ export function App() {
   return (
     <div className="app">
       <Header model={model} narrow={narrow} />
-      {panels.navigation ? (
+      {panels.navigation && (
         <nav className="side left" aria-label="Conversations">
           <History narrow={narrow} />
         </nav>
-      ) : (
-        <div />
       )}
       <main className="main">
         {problem && (
@@ -75,7 +73,7 @@ function Header({ model, narrow }: { model: string | null; narrow: boolean }) {
       <span className="wide-only">{model}</span>
       <span className="grow" />
       <Switch
-        label={<span className={narrow ? "visually-hidden" : undefined}>Compare</span>}
+        label="Compare"
         checked={panels.compare}
         onChange={(event) => editPanels({ compare: event.currentTarget.checked })}
       />

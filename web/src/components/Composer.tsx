@@ -18,6 +18,7 @@ export function useBusy(): boolean {
 export function Composer() {
   const [text, setText] = useState("");
   const busy = useBusy();
+  const compare = useStore((state) => state.panels.compare);
   const ready = useStore((state) => state.model !== null) && !busy && text.trim() !== "";
 
   const send = () => {
@@ -32,7 +33,7 @@ export function Composer() {
   };
   return (
     <div className="composer">
-      <div className="column">
+      <div className={compare ? "column wide" : "column"}>
         <Textarea
           aria-label="Message"
           placeholder="Ask something. Enter sends, Shift+Enter begins a new line."
