@@ -118,5 +118,8 @@ def test_what_cannot_be_served_with_is_named(files, tmp_path):
     for wrong, fault in ((cert, None), (cert, other), (key, key), (cert, tmp_path / "none")):
         with pytest.raises(UsageError, match=str(wrong)):
             Certificate(wrong, fault)
+    for wrong, fault in ((cert, None), (cert, other)):
+        with pytest.raises(UsageError, match="not a certificate with its own key, in PEM"):
+            Certificate(wrong, fault)
     with pytest.raises(UsageError, match="the key is encrypted"):
         Certificate(cert, locked)

@@ -26,7 +26,7 @@ class Certificate:
             self._seen = self._stamp()
             self.context = self._loaded()
         except OSError as error:  # ssl.SSLError is one
-            raise UsageError(f"cannot serve TLS with {self._names}: {error.strerror or error}") from None
+            raise UsageError(f"cannot serve TLS with {self._names}: {_reason(error)}") from None
 
     def look(self) -> None:
         """Take over what changed in the files. What is wrong with them is logged, and costs nothing."""
@@ -38,7 +38,7 @@ class Certificate:
             self._load(self.context)
         except OSError as error:
             if str(error) != self._trouble:  # said once, not with every look
-                logger.error("the certificate stays as it was: %s: %s", self._names, error.strerror or error)
+                logger.error("the certificate stays as it was: %s: %s", self._names, _reason(error))
             self._trouble = str(error)
         else:
             self._seen, self._trouble = stamp, ""
@@ -61,6 +61,12 @@ class Certificate:
     @property
     def _names(self) -> str:
         return f"{self._cert}" if self._key is None else f"{self._cert} and {self._key}"
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):  # its own words are such as "[SSL] PEM lib"
+        return f"not a certificate with its own key, in PEM{f' ({error.reason})' if error.reason else ''}"
+    return error.strerror or str(error)
 
 
 def _no_password() -> str:
