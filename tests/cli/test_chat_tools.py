@@ -1,6 +1,7 @@
 """`mosso chat` and `mosso serve` with MCP servers: real programs, a server that plays what a model says."""
 
 import json
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -82,6 +83,20 @@ def test_a_server_that_does_not_answer_is_said(run, config):
     result = run("chat", "--mcp-config", config(gone={"command": "/no/such/program"}))
     assert result.exit_code != 0
     assert "gone cannot be reached" in result.output
+
+
+def test_it_is_said_once(config):
+    file = config(gone={"command": "/no/such/program"})
+    command = [
+        sys.executable,
+        "-m",
+        "mosso.cli",
+        "chat",
+        "--mcp-config",
+        str(file),
+    ]  # logging as it is by itself
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.stderr.count("gone cannot be reached") == 1
 
 
 def test_a_url_that_is_none(run):

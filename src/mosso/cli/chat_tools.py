@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 from collections.abc import Coroutine
@@ -27,6 +28,7 @@ class McpTools:
     """
 
     def __init__(self, config: Path) -> None:
+        logging.getLogger("mosso.tools").addHandler(logging.NullHandler())  # the screen says what went wrong
         self.functions: list[dict[str, Any]] = []
         self._servers = Servers(read_config(config))
         self._calls: dict[str, tuple[McpServer, str]] = {}
