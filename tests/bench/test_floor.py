@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mosso.bench.floor import H100, Floor, Rates, decode_bytes, decode_operations, stored_bytes
+from mosso.bench.floor import (
+    H100,
+    H200,
+    Floor,
+    Rates,
+    decode_bytes,
+    decode_operations,
+    gpu_rates,
+    stored_bytes,
+)
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 
 MXFP4 = stored_bytes("mxfp4")
@@ -53,3 +62,9 @@ def test_where_reading_is_quick_the_products_are_the_floor() -> None:
     slow = Floor(GPT_OSS_20B, MXFP4, 2, Rates(1e30, 1e12))
     assert slow.decode(8, 100) == pytest.approx(decode_operations(GPT_OSS_20B, 8, 100) / 1e12)
     assert Floor(GPT_OSS_20B, MXFP4, 2, Rates(1e12)).prefill_rate(1024) is None
+
+
+def test_a_gpu_s_rates_are_its_own_or_an_h100_s():
+    assert gpu_rates("NVIDIA H200") == H200
+    assert gpu_rates("NVIDIA H100 80GB HBM3") == gpu_rates("NVIDIA A100-SXM4-80GB") == H100
+    assert H200.bandwidth > H100.bandwidth

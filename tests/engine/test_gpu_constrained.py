@@ -160,7 +160,7 @@ def test_steps_without_constraints_wait_for_nobody(benches, waits):
 
 
 def test_a_formed_turn_waits_behind_the_forward_pass(benches, waits, monkeypatch):
-    """The device has the next forward pass to do while the host waits for the token before, and for its mask."""
+    """The device computes while the host waits for the token before, and for its mask."""
     bench, order = benches(GpuBench), []
     launches(bench, waits)
     compute, allowed = gpu_runner.forward, Constraints.allowed

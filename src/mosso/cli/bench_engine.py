@@ -170,12 +170,12 @@ async def running(settings: EngineSettings, *, inline: bool = False) -> AsyncIte
 
 def floor_of(settings: EngineSettings) -> Floor:
     """Of the model on the device that resolved `settings` name. On the CPU it measures the memory first."""
-    from mosso.bench.floor import H100, Floor, Rates, read_bandwidth, stored_bytes
+    from mosso.bench.floor import Floor, Rates, rates_here, read_bandwidth, stored_bytes
     from mosso.checkpoint.config import read_config, read_experts_format
     from mosso.model.plan import ELEMENT_BYTES
 
     stored = stored_bytes(read_experts_format(settings.model / "config.json"))
-    rates = H100 if settings.device == "cuda" else Rates(read_bandwidth(settings.num_threads))
+    rates = rates_here() if settings.device == "cuda" else Rates(read_bandwidth(settings.num_threads))
     return Floor(read_config(settings.model), stored, ELEMENT_BYTES[settings.kv_dtype_name], rates)
 
 
@@ -213,7 +213,7 @@ async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, p
 def print_floor(floor: Floor, settings: EngineSettings, plan: Plan) -> None:
     reads = f"{floor.rates.bandwidth / 1e9:,.1f} GB/s"
     if floor.rates.operations:
-        click.echo(f"floor: {reads}, {floor.rates.operations / 1e12:,.0f} TFLOP/s, as measured on an H100")
+        click.echo(f"floor: {reads}, {floor.rates.operations / 1e12:,.0f} TFLOP/s")
     else:
         click.echo(f"floor: {settings.num_threads} threads read {reads}")
     for shape in plan.shapes():

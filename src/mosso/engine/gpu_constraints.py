@@ -2,7 +2,7 @@
 
 Sampled tokens stay on the device, and the host learns them a step later; so it is one token behind when it
 launches. A constraint says how many tokens may come whatever they are (its slack): while that is two or more,
-nobody waits. Otherwise the runner launches the next step up to its hidden states, and while the device computes
+nobody waits. Otherwise the runner launches the next step up to its hidden states; while the device computes
 them, the host takes the tokens of the step before, advances the row, gets its mask and launches the draw. The
 device idles only where that takes longer than a forward pass.
 """

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import product
+from math import inf
 
 import torch
 
+from mosso.bench.floor import rates_here
 from mosso.bench.kernels.case import Case
 from mosso.kernels.gpu import attention
 from mosso.kernels.gpu.attention import DecodeTiling, PrefillTiling
 
-BANDWIDTH = 3.0e12  # bytes a second that an H100 reads
-ARITHMETIC = 7.6e14  # bfloat16 multiplications and additions a second that it does
+BANDWIDTH = rates_here().bandwidth  # bytes read in a second
+ARITHMETIC = rates_here().operations or inf  # of bfloat16 products in a second
 HEADS, KV, DIM, PAGE, WINDOW = 64, 8, 64, 16, 128
 ENTRY = 2 * KV * DIM * 2  # bytes of a position's keys and values
 COLD = 150_000_000  # bytes that a run must go through to find none of them in the cache

@@ -12,11 +12,12 @@ from itertools import product
 
 import torch
 
+from mosso.bench.floor import rates_here
 from mosso.bench.kernels.case import Case
 from mosso.kernels.gpu import linear, norm, rope, router
 from mosso.kernels.gpu.linear import Tiling, linear_small, qkv_small
 
-BANDWIDTH = 3.0e12  # bytes a second that an H100 reads
+BANDWIDTH = rates_here().bandwidth  # bytes read in a second
 LAYERS = 24
 HIDDEN, HEADS, KV, DIM, TOP, PAGE = 2880, 64, 8, 64, 4, 16
 QKV = (HEADS + 2 * KV) * DIM

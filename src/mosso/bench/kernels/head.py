@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 
 import torch
 
+from mosso.bench.floor import rates_here
 from mosso.bench.kernels.case import Case
 from mosso.kernels.gpu.head import Config, RowConfig, TileConfig, head, head_sample
 from mosso.kernels.gpu.sampling import logprobs, sample_truncated
 
-BANDWIDTH = 3.0e12  # bytes a second that an H100 reads
-ARITHMETIC = 0.6e15  # operations a second that its matrix units keep up
+BANDWIDTH = rates_here().bandwidth  # bytes read in a second
+ARITHMETIC = rates_here().operations or inf  # of bfloat16 products in a second
 VOCAB_SIZE, HIDDEN = 201088, 2880
 EPS = 1e-5
 SETTINGS = {  # of sample_truncated: top_k, top_p, min_p

@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
+from math import inf
 
 import torch
 
+from mosso.bench.floor import rates_here
 from mosso.bench.kernels.case import Case
 from mosso.kernels.gpu import moe
 from mosso.kernels.gpu.moe import GpuExperts, Tile
 from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS
 from mosso.kernels.gpu.router import Routing
 
-BANDWIDTH = 3.0e12  # bytes a second that an H100 reads
-ARITHMETIC = 7.6e14  # bfloat16 multiplications and additions a second that it does
+BANDWIDTH = rates_here().bandwidth  # bytes read in a second
+ARITHMETIC = rates_here().operations or inf  # of bfloat16 products in a second
 HIDDEN, INNER, TOP = 2880, 2880, 4
 LIMIT = 7.0
 MXFP4_BYTES = 17 / 32
