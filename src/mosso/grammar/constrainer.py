@@ -55,7 +55,10 @@ class HarmonyConstrainer:
     def begin(self, turn: Turn, tokens: Sequence[int]) -> TokenConstraint:
         form, after = self._matchers(turn)
         made = HarmonyTurn(
-            self._control, turn.thinking_budget, None if form is None else TurnForm(form), after
+            self._control,
+            turn.thinking_budget,
+            None if form is None else TurnForm(form, self._control.mask_bytes),
+            after,
         )
         for token in tokens:
             made.consume(token)

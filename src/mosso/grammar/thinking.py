@@ -14,6 +14,7 @@ Tokens of thinking are counted as they come, so the state follows from the turn'
 from __future__ import annotations
 
 import codecs
+import ctypes
 from enum import Enum, auto
 from functools import cached_property
 
@@ -35,6 +36,7 @@ class Control:
 
     def __init__(self, vocabulary: LLTokenizer) -> None:
         self._vocabulary = vocabulary
+        self.mask_bytes = -(-vocabulary.vocab_size // 32) * 4  # a bit a token, in words of 32
         self.start = self._id("start")
         self.end = self._id("end")
         self.channel = self._id("channel")
@@ -59,8 +61,7 @@ class Control:
         return self.only(*(self._vocabulary.tokenize_bytes(bytes([byte]))[0] for byte in _CONTINUATIONS))
 
     def only(self, *tokens: int) -> bytes:
-        size = -(-self._vocabulary.vocab_size // 32) * 4
-        return sum(1 << token for token in set(tokens)).to_bytes(size, "little")
+        return sum(1 << token for token in set(tokens)).to_bytes(self.mask_bytes, "little")
 
     def without_analysis(self, mask: bytes) -> bytes:
         """Of a mask behind `<|channel|>`, the tokens that begin another channel's name."""
@@ -170,18 +171,27 @@ class Position:
             self._open_content()
 
 
+def next_mask(matcher: LLMatcher, size: int) -> bytes:
+    """The tokens that a matcher lets come next. Its own `compute_bitmask` makes the bytes one by one, which
+    costs more than to find them."""
+    mask = (ctypes.c_char * size)()
+    matcher.unsafe_compute_mask_ptr(ctypes.addressof(mask), size)
+    return mask.raw
+
+
 class TurnForm:
     """The form of a turn, on its way: llguidance's matcher with its errors as ours."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, mask_bytes: int) -> None:
         self._matcher = matcher
+        self._mask_bytes = mask_bytes
         self.is_over = False
 
     def mask(self) -> bytes | None:
         """None when the turn is over."""
         if self.is_over:
             return None
-        mask = bytes(self._matcher.compute_bitmask())
+        mask = next_mask(self._matcher, self._mask_bytes)
         self._check()
         return mask
 
@@ -259,7 +269,7 @@ class HarmonyTurn:
             said += [*(() if drawn else control.opening), *position.header]
         if header.try_consume_tokens(said) < len(said) or header.is_stopped():
             return None
-        return bytes(header.compute_bitmask())
+        return next_mask(header, self._control.mask_bytes)
 
 
 def in_short(message: str) -> str:
