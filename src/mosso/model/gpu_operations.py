@@ -14,7 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from mosso.kernels.gpu import attention, head, linear, moe, norm, rope, router, sampling
+from mosso.kernels.gpu import attention, head, launch, linear, moe, norm, rope, router, sampling
 from mosso.kernels.gpu.linear import MOST_TOKENS
 from mosso.kernels.sampling import Logprobs, restrict
 
@@ -133,5 +133,5 @@ def _uniform_route(
     norm: linear.Norm | None = None,
     counts: torch.Tensor | None = None,
 ) -> router.Routing:
-    tiles = router.tiling(_ROUTER_TOKENS, weight.shape[0])
+    tiles = router.tiling(_ROUTER_TOKENS, weight.shape[0], launch.shared_memory(x.device))
     return router.route(x, weight, bias, top_k, active, norm=norm, counts=counts, config=tiles)

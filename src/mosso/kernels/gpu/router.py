@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from mosso.kernels.gpu.launch import pdl
+from mosso.kernels.gpu.launch import pdl, shared_memory
 from mosso.kernels.gpu.linear import Norm, eights, weight_tiles
 from mosso.kernels.gpu.norm import rms_norm, rms_norm_twin
 from mosso.kernels.gpu.tickets import TICKETS, is_last, tickets
@@ -40,15 +40,20 @@ class Tiling:
     stages: int = 1
 
 
-def tiling(tokens: int, experts: int) -> Tiling:
-    """The choice for `tokens` tokens: as few tokens and experts a program as fill the chip."""
+def tiling(tokens: int, experts: int, shared_memory: int) -> Tiling:
+    """The choice for `tokens` tokens: as few tokens and experts a program as fill the chip, and as much of
+    them on its way as `shared_memory` bytes hold. Measured on an H200 (docs/facts.md)."""
     if tokens <= FEW_TOKENS:
         return Tiling(tokens=1, experts=min(experts, 4), depth=1024, warps=4)
-    if tokens <= 256:
-        return Tiling(tokens=16, experts=min(experts, 16), depth=256, warps=4, stages=4)
+    if tokens <= 64:
+        return Tiling(tokens=16, experts=min(experts, 16), depth=256, warps=4, stages=5)
     if tokens <= 1024:
-        return Tiling(tokens=16, experts=min(experts, 32), depth=256, warps=4, stages=4)
+        stages = 5 if shared_memory >= _LARGE_SHARED_MEMORY else 2
+        return Tiling(tokens=16, experts=min(experts, 16), depth=512, warps=4, stages=stages)
     return Tiling(tokens=64, experts=experts, depth=64, warps=4 if experts <= 64 else 8, stages=4)
+
+
+_LARGE_SHARED_MEMORY = 160 << 10  # bytes: five stages of 32 rows of 512 columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ def route(
     logits = empty(tokens, experts, dtype=torch.float32)
     results = logits, chosen, shares, counts, lists, tickets(x.device), active, tokens
     overlap = pdl(x.device)
-    cut = config or tiling(tokens, experts)
+    cut = config or tiling(tokens, experts, shared_memory(x.device))
     assert experts % cut.experts == 0
     if cut.tokens == 1:
         assert tokens <= FEW_TOKENS
