@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from mosso.cli.client import ChatClient, Delta, ToolCall
 from mosso.cli.engine_options import brief_engine_options, engine_settings
+from mosso.cli.terminal import harmless
 from mosso.cli.tool_options import mcp_config_option
 from mosso.core.errors import UsageError
 
@@ -132,14 +134,17 @@ class Screen:
             return
         if self._style not in (None, style):
             self.console.print()
-        self.console.print(text, style=style, end="", markup=False, soft_wrap=True)
+        self.console.print(self._shown(text), style=style, end="", markup=False, soft_wrap=True)
         self._style = style
 
     def line(self, text: str, style: str = "dim") -> None:
         if self._style is not None:
             self.console.print()
             self._style = None
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(self._shown(text), style=style, markup=False, soft_wrap=True)
+
+    def _shown(self, text: str) -> str:
+        return harmless(text) if self.console.is_terminal else text
 
     def end(self) -> None:
         """Leave the prompt's line, so that the shell's own starts a new one."""
@@ -150,7 +155,7 @@ class Screen:
         """One line from the person; raises EOFError at the end of the input."""
         self._style = None
         if self.interactive:
-            return self.console.input(f"[bold]{prompt}[/bold] ")
+            return self.console.input(Text(f"{harmless(prompt)} ", "bold"))
         line = sys.stdin.readline()
         if not line:
             raise EOFError
