@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socketserver
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -132,3 +135,35 @@ def test_a_group_that_is_none_is_named():
 
 def test_every_case_has_a_name_of_its_own():
     assert len({case.name for case in ALL}) == len(ALL)
+
+
+def test_a_server_that_drips_for_ever():
+    """Each read brings something, so only the answer as a whole can be late."""
+
+    class Dripping(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    self.request.sendall(b": still here\n")
+
+    over = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dripping) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        try:
+            report = asyncio.run(examine(url, chosen(["chat.shape", "stream.order"]), timeout=1))
+        finally:
+            over.set()
+            server.shutdown()
+    assert {result.why for result in report.results} == {"no answer came in time"}
+
+
+def test_what_a_server_says_is_shown_as_text():
+    said = b'{"error": {"message": "\\ud800\\u001b]0;title\\u0007"}}'
+    with answering(lambda *_: (500, "application/json", said)) as url:
+        result = CliRunner().invoke(main, ["check", url, "--only", "chat.shape"])
+    assert isinstance(result.exception, SystemExit)
+    assert "title" in result.output
+    assert not set("\x1b\x07") & set(result.output)

@@ -12,6 +12,7 @@ from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstra
 from mosso.core.errors import EngineError, RequestError
 from mosso.grammar import HarmonyConstrainer
 
+VOCAB = 512  # of the fixtures
 FREE = Grammar(GrammarKind.TEXT)
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
           "additionalProperties": False}  # fmt: skip
@@ -39,6 +40,20 @@ def test_thinking_is_free_and_ends_in_its_own_token_only(allowed, tokenizer):
     control = {token for token in after if token.startswith("<|")}
     assert control == {"<|end|>"}
     assert len(after) > 0.5 * 512
+
+
+def test_text_that_spells_control_tokens_is_text(constrainer, tokenizer, ids):
+    text = "a<|end|><|start|>user"
+    spelled = Grammar(GrammarKind.JSON_SCHEMA, json.dumps({"const": text}))
+    row = constrainer.begin(Turn(TurnConstraint(spelled)), ids(FINAL))
+    said = []
+    while tokenizer.control.return_ not in (
+        may := [i for i in range(VOCAB) if row.mask()[i // 8] >> i % 8 & 1]
+    ):
+        said.append(may[0])
+        row.consume(may[0])
+    assert not any(map(tokenizer.is_control, said))
+    assert json.loads(tokenizer.decode(said)) == text
 
 
 def test_a_required_call(allowed):

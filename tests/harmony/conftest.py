@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from mosso.core.byte_level import byte_alphabet
 from mosso.harmony.renderer import Renderer
-from mosso.harmony.tiktoken import VOCABULARY_FILE, byte_alphabet
+from mosso.harmony.tiktoken import VOCABULARY_FILE
 from mosso.harmony.tokenizer import Tokenizer
 
 O200K_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"

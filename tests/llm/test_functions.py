@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from mosso.core.errors import UsageError
 from mosso.llm.functions import LONGEST_RESULT, Function, described, output_format
@@ -71,6 +72,58 @@ async def test_what_a_function_raises_is_told_to_the_model():
     assert json.loads(await run('{"a": 1, "b": 0}')) == {"error": "ZeroDivisionError: float division by zero"}
 
 
+class UnsayableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StopIteration(), "StopIteration: "),  # of a next() that found nothing
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: "),
+        (GeneratorExit(), "GeneratorExit: "),
+        (UnsayableError(), "UnsayableError: it cannot be shown"),
+        (OSError("no \udcff"), "OSError: no ?"),
+    ],
+)
+async def test_whatever_a_function_raises_is_told_to_the_model(error, told):
+    def now() -> None:
+        raise error
+
+    async def later() -> None:
+        raise error
+
+    wait = asyncio.wait_for(Function.of(now)("{}"), 10)
+    assert json.loads(await wait) == {"error": told}
+    if not isinstance(error, StopIteration):  # Python makes a RuntimeError of it
+        assert json.loads(await Function.of(later)("{}")) == {"error": told}
+
+
+def missing(value: int) -> int:
+    raise KeyError(value)
+
+
+async def test_what_a_validator_raises_is_told_too():
+    def take(a: Annotated[int, AfterValidator(missing)]) -> None: ...
+
+    assert json.loads(await Function.of(take)('{"a": 1}')) == {"error": "KeyError: 1"}
+
+
+@pytest.mark.filterwarnings("error")
+async def test_parameters_may_have_any_name_and_defaults_of_pydantic():
+    def take(schema: str, json: int = 1, model_config: int = Field(2, ge=2), copy: int | None = None) -> Any:
+        return [schema, json, model_config, copy]
+
+    function = Function.of(take)
+    parameters = function.description["function"]["parameters"]
+    assert list(parameters["properties"]) == ["schema", "json", "model_config", "copy"]
+    assert parameters["properties"]["model_config"]["minimum"] == 2
+    assert await function('{"schema": "a", "copy": 3}') == '["a",1,2,3]'
+    assert "model_config" in await function('{"schema": "a", "model_config": 1}')
+
+
 class Odd:
     def __str__(self) -> str:
         return "an odd thing"
@@ -91,6 +144,8 @@ class Point:
         (Point(3), '{"x":3}'),
         (Unit.KELVIN, '"kelvin"'),
         (Odd(), "an odd thing"),
+        ("a name \udcff", "a name ?"),
+        ({"a": "\udcff"}, "{'a': '\\udcff'}"),
         ("x" * (LONGEST_RESULT + 7), "x" * LONGEST_RESULT + "… (7 characters more)"),
     ],
 )
@@ -151,6 +206,8 @@ def test_tools_are_functions_or_descriptions():
         described([weather, weather])
     with pytest.raises(UsageError, match="a tool is a function"):
         described(["weather"])
+    with pytest.raises(UsageError, match="give a list"):
+        described(weather)
 
 
 def test_an_output_type_leaves_no_room_for_other_properties():

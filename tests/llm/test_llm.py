@@ -183,6 +183,63 @@ def test_a_function_may_use_the_llm_itself(llm):
     assert llm.chat("What is the weather in Paris?", tools=[get_weather], temperature=0).calls[0].result
 
 
+def test_a_coroutine_that_would_wait_for_itself_is_told_so(llm):
+    """Tools that are coroutines run on the engine's loop: whoever waits there for it waits for himself."""
+
+    async def get_weather(city: str) -> str:
+        """The weather in a city."""
+        return llm.chat(SUM).text
+
+    async def get_forecast(city: str) -> str:
+        """The weather in a city."""
+        return str(list(llm.stream(SUM)))
+
+    async def get_good_weather(city: str) -> str:
+        """The weather in a city."""
+        return str(await llm.achat(SUM, temperature=0))
+
+    ask = "What is the weather in Paris?"
+    for tool in (get_weather, get_forecast):
+        assert "begin with `a`" in str(llm.chat(ask, tools=[tool], temperature=0).calls[0].result)
+    answer = llm.chat(ask, tools=[get_good_weather], temperature=0)
+    assert "42" in str(answer.calls[0].result)
+
+
+def test_a_stream_that_another_thread_closes_just_ends(llm):
+    stream = llm.stream("Tell me about yourself.")
+    next(stream)
+    closer = threading.Thread(target=stream.close)
+    with ThreadPoolExecutor(1) as reader:
+        rest = reader.submit(list, stream)
+        closer.start()
+        rest.result(timeout=30)
+    closer.join()
+
+
+def test_a_fork_is_told_to_make_its_own_and_leaves_the_parents_alone():
+    script = """
+import os
+from mosso import LLM
+from mosso.core.errors import UnavailableError
+llm = LLM("demo", threads=1)
+child = os.fork()
+if not child:
+    try:
+        llm.chat("What is 17 + 25?")
+    except UnavailableError as error:
+        print(error, flush=True)
+    os._exit(7)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(status, llm.chat("What is 17 + 25?", temperature=0), flush=True)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ran.stderr == ""
+    told, answered = ran.stdout.splitlines()
+    assert "make one after the fork" in told
+    assert answered.startswith("7 ")
+    assert "42" in answered
+
+
 def test_raw_text(llm):
     one = llm.generate("Hello", max_tokens=5, temperature=0)
     assert one.usage.completion_tokens == one.speed.tokens == 5
@@ -200,6 +257,9 @@ def test_raw_text(llm):
         ({"n": 2}, UsageError, "n cannot be an option"),
         ({"max_rounds": 0}, UsageError, "max_rounds"),
         ({"tools": [len, len]}, UsageError, "len"),
+        ({"tools": len}, UsageError, "tools: give a list"),
+        ({"user": object()}, UsageError, "cannot be written as JSON"),
+        ({"stop": "\udcff"}, UsageError, "cannot be written as JSON"),
         ({"output_type": Person, "response_format": {"type": "text"}}, UsageError, "mean the same"),
     ],
 )
@@ -214,6 +274,21 @@ def test_wrong_options_are_named(llm, options, error, says):
 def test_wrong_messages_are_named(llm, messages):
     with pytest.raises((UsageError, RequestError), match="messages"):
         llm.chat(messages)
+
+
+@pytest.mark.parametrize("prompts", [None, 3, "\udcff"])
+def test_wrong_prompts_are_named(llm, prompts):
+    with pytest.raises(UsageError):
+        llm.generate(prompts)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_stream_of_one_that_is_closed_is_refused():
+    llm = LLM("demo", threads=1)
+    llm.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        llm.stream("Hi")
+    gc.collect()  # what is left of the stream says nothing
 
 
 def test_a_batch_ends_with_its_first_error(llm):

@@ -80,6 +80,7 @@ def test_all_settings_of_a_key(file):
     ("text", "fault"),
     [
         ("[ann", "keys.toml"),
+        pytest.param("ann = " + "[" * 5000, "nested too deeply", id="deep"),
         ("ann = 1", r"\[ann\] must be a table"),
         ('["a/b"]\nsha256 = "x"', "must be named by"),
         ("[ann]\npriority = 1", r"\[ann\] sha256 is missing"),

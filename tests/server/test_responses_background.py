@@ -1,5 +1,6 @@
 """Responses in the background: polled, followed, resumed, cancelled, and what a new start makes of them."""
 
+import asyncio
 import json
 
 import openai
@@ -142,14 +143,41 @@ async def test_what_ran_when_the_server_ended_has_failed(make_service, tmp_path)
     store.close()
 
 
+class LateStore(SqliteStore):
+    """Its appends are told only after a while, though they are done."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.done, self.told = asyncio.Event(), asyncio.Event()
+
+    async def append(self, id, first, events):  # noqa: A002
+        await super().append(id, first, events)
+        self.done.set()
+        await self.told.wait()
+
+
+async def test_cancelled_while_its_events_are_written(make_service, tmp_path, monkeypatch):
+    monkeypatch.setattr("mosso.api.responses.FLUSH_SECONDS", -1)  # with each batch of events
+    store = LateStore(tmp_path / "store")
+    service, run = await make_service(store, free=6)
+    await store.done.wait()
+    cancelling = asyncio.create_task(service.cancel("", run.answer.job.id))
+    await asyncio.sleep(0)
+    store.told.set()
+    assert json.loads(await cancelling)["status"] == "cancelled"
+    events = [e async for batch in await service.follow("", run.answer.job.id, -1) for e in batch]
+    assert events == run.events, "what was told to readers then is told to later ones"
+    store.close()
+
+
 @pytest.fixture
 def make_service(gate):
     """make_service(store): a service, and a response that it makes in the background and never ends."""
     tokenizer = small_tokenizer()
 
-    async def build(store, begin=True):
+    async def build(store, begin=True, free=4):
         source = ScriptedSource(lambda request: harmony(tokenizer, "<|channel|>final<|message|>hi<|return|>"))
-        source.gate = gate(4)
+        source.gate = gate(free)
         service = Services(source, tokenizer, SETTINGS, store=store).responses
         if not begin:
             return service, None

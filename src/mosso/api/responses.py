@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -509,7 +509,7 @@ class ResponsesService:
             async for events in batches:
                 run.tell(answer.numbered(events))
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    await self._flush(run)
+                    await _to_its_end(self._flush(run))
                     flushed = time.monotonic()
 
     async def _flush(self, run: Run) -> None:
@@ -585,6 +585,17 @@ class ResponsesService:
         """All that the response was made from, oldest first: its input, and what came before it."""
         *before, last = await self._chain(scope, response_id, None)
         return [*_raw_items(before), *from_json(last.items)]
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Whoever is cancelled meanwhile waits for `work` first: a store that is left amid writing has written,
+    and does not take the same again."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def not_found(response_id: str, param: str | None = None) -> NotFoundError:

@@ -101,7 +101,7 @@ async def first_model(server: Server) -> str:
         raise UsageError(f"{server.root} is not an address: {error}") from error
     except httpx.ConnectError as error:
         raise UsageError(f"no server answers at {server.root}: {error}") from error
-    except (httpx.HTTPError, LookupError, TypeError):
+    except (httpx.HTTPError, TimeoutError, LookupError, TypeError):
         return "gpt-oss"
 
 
@@ -116,7 +116,7 @@ async def run(case: Case, server: Server) -> Result:
         why = str(fault)
     except NotThere as reason:
         outcome, why = Outcome.SKIPPED, str(reason)
-    except httpx.TimeoutException:
+    except (httpx.TimeoutException, TimeoutError):
         why = "no answer came in time"
     except httpx.HTTPError as error:
         why = f"the connection broke: {error or type(error).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -54,6 +55,7 @@ class Server:
         self.root = url.rstrip("/").removesuffix("/v1")
         self.model = model
         self.said: list[tuple[str, str]] = []
+        self._timeout = timeout  # of an answer as a whole: httpx's own is of each read
         # Anthropic's clients send the key in a header of its own
         headers = {"Authorization": f"Bearer {api_key}", "x-api-key": api_key} if api_key else {}
         self._http = httpx.AsyncClient(
@@ -67,14 +69,17 @@ class Server:
         await self._http.aclose()
 
     async def get(self, path: str) -> Answer:
-        return _answer(await self._http.get(path))
+        async with asyncio.timeout(self._timeout):
+            return _answer(await self._http.get(path))
 
     async def delete(self, path: str) -> Answer:
-        return _answer(await self._http.delete(path))
+        async with asyncio.timeout(self._timeout):
+            return _answer(await self._http.delete(path))
 
     async def post(self, path: str, body: Mapping[str, Any] | str) -> Answer:
         """`body`: JSON, or a text that is sent as it is."""
-        return _answer(await self._http.post(path, content=_content(body), headers=_JSON))
+        async with asyncio.timeout(self._timeout):
+            return _answer(await self._http.post(path, content=_content(body), headers=_JSON))
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> Stream:
         """The answer to `body` with its events; lines that are no events have the name "?"."""
@@ -92,11 +97,12 @@ class Server:
     async def open(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
         """A stream that is read, or left, by the caller."""
         request = self._http.build_request("POST", path, content=_content(body), headers=_JSON)
-        response = await self._http.send(request, stream=True)
-        try:
-            yield response
-        finally:
-            await response.aclose()
+        async with asyncio.timeout(self._timeout):
+            response = await self._http.send(request, stream=True)
+            try:
+                yield response
+            finally:
+                await response.aclose()
 
 
 _JSON = {"Content-Type": "application/json", "anthropic-version": "2023-06-01"}

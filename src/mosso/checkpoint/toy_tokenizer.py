@@ -12,6 +12,7 @@ import string
 from typing import Any
 
 from mosso.checkpoint.config import GenerationDefaults
+from mosso.core.byte_level import byte_alphabet
 from mosso.core.errors import UsageError
 
 FULL_VOCAB = 201_088
@@ -91,7 +92,7 @@ def _control(token: int, offset: int) -> dict[str, Any]:
 
 def _ordinary(count: int) -> list[str]:
     """Texts of ids 0 … count - 1 in byte-level spelling: bytes, then words at their places among fillers."""
-    texts = _byte_spelling()
+    texts = list(byte_alphabet().values())
     words = {token if token < count else 256 + i: word for i, (word, token) in enumerate(_WORDS.items())}
     for token in range(256, count):
         texts.append(words.get(token) or _filler(token - 256))
@@ -105,10 +106,3 @@ def _filler(number: int) -> str:
         number, digit = divmod(number, len(alphabet))
         letters.append(alphabet[digit])
     return "Ġ" + "".join(letters)
-
-
-def _byte_spelling() -> list[str]:
-    """GPT-2's printable character for each byte: itself where printable, else the next from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]

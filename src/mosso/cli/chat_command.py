@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from mosso.cli.client import ChatClient, Delta, ToolCall
 from mosso.cli.engine_options import brief_engine_options, engine_settings
+from mosso.cli.terminal import harmless
 from mosso.cli.tool_options import mcp_config_option
 from mosso.core.errors import UsageError
 
@@ -135,12 +137,17 @@ class Screen:
             return
         if style != self._style:
             self._end_line()
-        self._place(style).print(text, style=style, end="", markup=False, soft_wrap=True)
+        self._print(text, style, end="")
         self._style = style
 
     def line(self, text: str, style: str = "dim") -> None:
         self._end_line()
-        self._place(style).print(text, style=style, markup=False, soft_wrap=True)
+        self._print(text, style)
+
+    def _print(self, text: str, style: str, end: str = "\n") -> None:
+        place = self._place(style)
+        shown = harmless(text) if place.is_terminal else text
+        place.print(shown, style=style, end=end, markup=False, soft_wrap=True)
 
     def _place(self, style: str) -> Console:
         return self.console if style == "none" else self.aside
@@ -159,7 +166,7 @@ class Screen:
         """One line from the person; raises EOFError at the end of the input."""
         self._style = None
         if self.interactive:
-            return self.console.input(f"[bold]{prompt}[/bold] ")
+            return self.console.input(Text(f"{harmless(prompt)} ", "bold"))
         line = sys.stdin.readline()
         if not line:
             raise EOFError

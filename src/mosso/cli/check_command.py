@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 
 import click
 from rich.console import Console
@@ -13,6 +14,7 @@ from mosso.check.case import Case
 from mosso.check.examination import Outcome, Report, Result, chosen, examine
 from mosso.check.table import table
 from mosso.cli.ranges import FiniteRange
+from mosso.cli.terminal import harmless
 
 
 @click.command("check")
@@ -37,8 +39,14 @@ def command(
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
-        Console(highlight=False).print(table(report))
+        Console(highlight=False).print(table(_harmless(report)))
     sys.exit(0 if report.passed else 1)
+
+
+def _harmless(report: Report) -> Report:
+    """What the server said stands in it."""
+    results = tuple(replace(result, why=harmless(result.why)) for result in report.results)
+    return replace(report, model=harmless(report.model), results=results)
 
 
 async def _examined(

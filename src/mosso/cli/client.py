@@ -41,7 +41,8 @@ class ChatClient:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         self.url = f"{root}/v1"
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+        with self._reporting():
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
 
     def close(self) -> None:
         self._http.close()
@@ -51,22 +52,30 @@ class ChatClient:
         with self._reporting():
             response = self._http.get("/models")
         _raise_for(response)
-        models = response.json().get("data") or []
-        if not models:
+        with self._understanding():
+            models = response.json()["data"] or []
+            name = models[0]["id"] if models else None
+        if name is None:
             raise UsageError(f"{self.url} serves no model")
-        return str(models[0]["id"])
+        return str(name)
 
     def stream(self, body: dict[str, Any]) -> Iterator[Delta]:
         """Closing the iterator hangs up, which makes the server stop."""
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         with self._reporting(), self._http.stream("POST", "/chat/completions", json=body) as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
                 _raise_for(response)
+            chunks = 0
             for line in response.iter_lines():
                 if not line.startswith("data:") or line == "data: [DONE]":
                     continue
-                yield _read_chunk(json.loads(line.removeprefix("data:")))
+                with self._understanding():
+                    delta = _read_chunk(json.loads(line.removeprefix("data:")))
+                yield delta
+                chunks += 1
+            if not chunks:
+                raise self._strange()
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -78,11 +87,26 @@ class ChatClient:
             raise UsageError(f"no server answers at {self.url}: {error}") from error
         except httpx.HTTPError as error:
             raise UsageError(f"the connection to {self.url} broke: {error}") from error
+        except UnicodeEncodeError:  # half of a surrogate pair: an argument, or a name, in no known encoding
+            raise UsageError("what is to be sent is no valid text") from None
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Around what reads an answer: it may be anything."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise self._strange() from None
+
+    def _strange(self) -> UsageError:
+        return UsageError(f"{self.url} does not answer as an OpenAI-compatible server does")
 
 
 def _read_chunk(chunk: dict[str, Any]) -> Delta:
     if "error" in chunk:
-        raise UsageError(f"the server says: {chunk['error'].get('message', chunk['error'])}")
+        error = chunk["error"]
+        said = error.get("message", error) if isinstance(error, dict) else error
+        raise UsageError(f"the server says: {said}")
     choices = chunk.get("choices") or []
     if not choices:
         return Delta(usage=chunk.get("usage"))
@@ -102,7 +126,7 @@ def _read_chunk(chunk: dict[str, Any]) -> Delta:
 
 
 def _raise_for(response: httpx.Response) -> None:
-    if not response.is_error:
+    if response.is_success:
         return
     try:
         message = response.json()["error"]["message"]

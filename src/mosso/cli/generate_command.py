@@ -21,6 +21,7 @@ from mosso.cli.engine_options import brief_engine_options
 from mosso.core.errors import UsageError
 
 RETRY_SECONDS = 1.0
+LONGEST_PAUSE = 3600.0
 TIMEOUT = httpx.Timeout(None, connect=30.0)  # an answer may take as long as it takes
 
 
@@ -192,13 +193,15 @@ class Runner:
                 return _plain(line, error={"message": message}), False
             refused_for_now = response.status_code in (429, 503)
             if refused_for_now and response.headers.get("x-should-retry") != "false":
-                await asyncio.sleep(float(response.headers.get("retry-after", RETRY_SECONDS)))
+                await asyncio.sleep(_pause(response))
                 continue
             if line.batch:
-                body = response.content if _is_json(response) else json.dumps(_fault(response)).encode()
+                # What is JSON stands as it is where it is one line.
+                whole = _is_json(response) and b"\n" not in response.content
+                body = response.content if whole else json.dumps(_found(response)).encode()
                 answered = result_line(line.id, status=response.status_code, body=body)
-                return answered, not response.is_error
-            if response.is_error:
+                return answered, response.is_success and _is_json(response)
+            if not response.is_success or not _is_json(response):
                 return _plain(line, error=_fault(response)["error"]), False
             return _plain(line, response=response.json()), True
 
@@ -216,7 +219,7 @@ def _append(out: BinaryIO, line: bytes) -> None:
 
 
 def _plain(line: Line, **result: Any) -> bytes:
-    return json.dumps({"custom_id": line.id, **result}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps({"custom_id": line.id, **result}, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _is_json(response: httpx.Response) -> bool:
@@ -224,7 +227,20 @@ def _is_json(response: httpx.Response) -> bool:
         response.json()
     except ValueError:
         return False
-    return b"\n" not in response.content  # it shall stand in one line
+    return True
+
+
+def _pause(response: httpx.Response) -> float:
+    """Seconds to wait as the server says; it may also say a date, or nonsense."""
+    try:
+        seconds = float(response.headers.get("retry-after", RETRY_SECONDS))
+    except ValueError:
+        return RETRY_SECONDS
+    return seconds if 0 <= seconds <= LONGEST_PAUSE else RETRY_SECONDS
+
+
+def _found(response: httpx.Response) -> Any:
+    return response.json() if _is_json(response) else _fault(response)
 
 
 def _fault(response: httpx.Response) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ COMMANDS = {
     "bench": "Measure speed; prints the floor first and one JSON line last.",
     "eval": "Examine the demo model on fresh prompts.",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # where the output goes, or a temporary file
 
 
 class LazyGroup(click.Group):
@@ -44,10 +47,20 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            if isinstance(
+                stream, io.TextIOWrapper
+            ):  # what no terminal can show or has sent becomes ? or U+FFFD
+                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except MossoError as error:
             click.echo(f"mosso: {error.message}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            click.echo(f"mosso: cannot write: {error.strerror}", err=True)
             sys.exit(1)
 
 

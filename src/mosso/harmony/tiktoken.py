@@ -7,8 +7,9 @@ enough. Its lines hold a token's bytes in base64 and its rank, which is also its
 from __future__ import annotations
 
 import base64
-from functools import cache
 from typing import Any
+
+from mosso.core.byte_level import byte_alphabet
 
 VOCABULARY_FILE = "o200k_base.tiktoken"
 
@@ -109,16 +110,3 @@ def _merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 def _special_token(content: str, token_id: int) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token_id, "content": content, **flags, "special": True}
-
-
-@cache
-def byte_alphabet() -> dict[int, str]:
-    """Byte → the printable character that stands for it in byte-level BPE files (GPT-2's table).
-
-    Printable Latin-1 bytes stand for themselves; the others take the code points from 256 on, in order.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {byte: chr(byte) for byte in printable}
-    table.update({byte: chr(256 + index) for index, byte in enumerate(others)})
-    return table

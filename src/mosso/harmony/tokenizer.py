@@ -16,8 +16,9 @@ from typing import Any
 
 import tokenizers
 
+from mosso.core.byte_level import byte_alphabet
 from mosso.core.errors import CheckpointError, RequestError
-from mosso.harmony.tiktoken import VOCABULARY_FILE, byte_alphabet, tokenizer_json
+from mosso.harmony.tiktoken import VOCABULARY_FILE, tokenizer_json
 
 
 @dataclass(frozen=True, slots=True)

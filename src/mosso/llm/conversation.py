@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from mosso.api.caller import Caller
 from mosso.api.chat import ChatService
@@ -150,7 +150,7 @@ class ChatTurn:
         )
 
     async def _said(self, messages: list[Message]) -> AsyncGenerator[tuple[Delta, Usage]]:
-        body = to_json({"messages": messages, **self._fields})
+        body = _as_json({"messages": messages, **self._fields})
         request = await asyncio.to_thread(parse_request, ChatRequest, body)
         job = await asyncio.to_thread(self._service.prepare, request, ME)
         async with aclosing(self._service.deltas(job, lambda usage: None)) as batches:
@@ -214,7 +214,7 @@ async def completed(service: CompletionService, prompt: str, options: dict[str, 
     _check(options)
     begin = time.perf_counter()
     given = {name: value for name, value in options.items() if value is not None}
-    body = to_json({"max_tokens": COMPLETION_TOKENS, **given, "prompt": prompt})
+    body = _as_json({"max_tokens": COMPLETION_TOKENS, **given, "prompt": prompt})
     request = await asyncio.to_thread(parse_request, CompletionRequest, body)
     job = await asyncio.to_thread(service.prepare, request, ME)
     first = 0.0
@@ -239,6 +239,13 @@ def _as_message(made: _Round, calls: Sequence[Call]) -> Message:
             for call in calls
         ]
     return message
+
+
+def _as_json(body: dict[str, Any]) -> bytes:
+    try:
+        return to_json(body)
+    except PydanticSerializationError as error:  # an object of no such type, half of a surrogate pair
+        raise UsageError(f"what was given cannot be written as JSON: {error}") from None
 
 
 def _check(options: dict[str, Any]) -> None:

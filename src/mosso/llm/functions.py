@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from functools import partial
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -50,26 +51,28 @@ class Function:
 
     async def __call__(self, arguments: str) -> str:
         """The result as text: a string as it is, anything else as JSON."""
+        # In a thread: a function may wait, or use this very LLM.
+        made = await asyncio.to_thread(_made, partial(self._called, arguments))
+        while not isinstance(made, str):
+            made = await asyncio.to_thread(_made, await _awaited(made))
+        return made
+
+    def _called(self, arguments: str) -> Any:
         try:
             given = self.arguments.model_validate_json(arguments)
         except ValidationError as error:
             wrong = [f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()]
             return _told(f"wrong arguments: {'; '.join(wrong)}")
-        try:
-            values = {name: getattr(given, name) for name in self.arguments.model_fields}
-            # In a thread: a function may wait, or use this very LLM.
-            result = await asyncio.to_thread(self.run, **values)
-            if inspect.isawaitable(result):
-                result = await result
-            return await asyncio.to_thread(_text, result)
-        except Exception as error:  # the function is the user's: whatever it raises is the model's to know
-            return _told(f"{type(error).__name__}: {error}")
+        fields = self.arguments.model_fields.items()
+        return self.run(**{str(field.alias): getattr(given, name) for name, field in fields})
 
 
 def described(tools: Sequence[Tool]) -> tuple[list[Described], dict[str, Function]]:
     """The tools as the API wants them, and those that can be run here, by name."""
     found: list[Described] = []
     functions: dict[str, Function] = {}
+    if not isinstance(tools, Sequence):
+        raise UsageError("tools: give a list of functions")
     for tool in tools:
         if isinstance(tool, dict):
             found.append(tool)
@@ -91,19 +94,50 @@ def _arguments(function: Callable[..., Any], name: str) -> type[BaseModel]:
     except (NameError, TypeError) as error:
         raise UsageError(f"{name}: its type hints cannot be read: {error}") from None
     fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
+    for place, parameter in enumerate(inspect.signature(function).parameters.values()):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise UsageError(f"{name}: the model gives arguments by name; {parameter} cannot be given so")
         if parameter.name not in hints:
             raise UsageError(f"{name}: the parameter {parameter.name} needs a type hint")
         if parameter.name.startswith("_"):
             raise UsageError(f"{name}: the parameter {parameter.name} must not begin with an underscore")
+        # The parameter's name is an alias, as many a good one (json, copy, schema) is a BaseModel's own.
+        alias, kind = Field(alias=parameter.name), hints[parameter.name]
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], Field(default))
+        fields[f"parameter_{place}"] = (Annotated[kind, alias], default)
     try:
         return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as error:
         raise UsageError(f"{name}: a parameter's type has no JSON schema: {error}") from None
+
+
+def _made(work: Callable[[], Any]) -> str | Awaitable[Any]:
+    """`work`'s result as text, or what is to be awaited for it. For a thread: what a user's function raises
+    may be anything, and StopIteration and SystemExit would hang an event loop, or end it."""
+    try:
+        result = work()
+        return result if inspect.isawaitable(result) else _text(result)
+    except BaseException as error:
+        return _failed(error)
+
+
+async def _awaited(work: Awaitable[Any]) -> Callable[[], Any]:
+    """Gives the result; cancelling goes through."""
+    try:
+        result = await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        result = _failed(error)
+    return lambda: result
+
+
+def _failed(error: BaseException) -> str:
+    try:
+        said = str(error)
+    except Exception:  # it is the user's class
+        said = "it cannot be shown"
+    return _told(f"{type(error).__name__}: {said}")
 
 
 def _text(result: Any) -> str:
@@ -114,13 +148,19 @@ def _text(result: Any) -> str:
             text = to_json(result).decode()
         except PydanticSerializationError:
             text = str(result)
+    text = _valid(text)
     if len(text) > LONGEST_RESULT:
         return text[:LONGEST_RESULT] + f"… ({len(text) - LONGEST_RESULT} characters more)"
     return text
 
 
+def _valid(text: str) -> str:
+    """Without lone surrogates, which file names may have and UTF-8 has not."""
+    return text.encode(errors="replace").decode()
+
+
 def _told(problem: str) -> str:
-    return to_json({"error": problem}).decode()
+    return to_json({"error": _valid(problem)}).decode()
 
 
 def output_format(kind: Any) -> tuple[TypeAdapter[Any], Described]:

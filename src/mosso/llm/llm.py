@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -145,6 +146,8 @@ class LLM:
         service = self._runtime.completions
         if isinstance(prompts, str):
             return await completed(service, prompts, options)
+        if not isinstance(prompts, Sequence):
+            raise UsageError("prompts: give a string, or a list of strings")
         return await self._all([completed(service, prompt, options) for prompt in prompts], progress)
 
     async def _all(self, work: list[Coroutine[Any, Any, T]], progress: bool | None) -> list[T]:
@@ -177,8 +180,10 @@ class Stream(Iterator[Piece]):
     def __init__(self, runtime: Runtime, turn: ChatTurn) -> None:
         self._turn = turn
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._pump = runtime.pump(turn.pieces(), self._items.put)
         self._over = False
+        self._pump: Future[None] | None = None  # until there is one
+        runtime.may_wait()
+        self._pump = runtime.pump(turn.pieces(), self._items.put)
 
     def __next__(self) -> Piece:
         if self._over:
@@ -186,8 +191,8 @@ class Stream(Iterator[Piece]):
         item = self._items.get()
         if not isinstance(item, End):
             return item  # type: ignore[no-any-return]
-        self._over = True
-        if item.error is not None:
+        closed, self._over = self._over, True  # closed meanwhile, by another thread
+        if item.error is not None and not closed:
             raise item.error
         raise StopIteration
 
@@ -200,7 +205,8 @@ class Stream(Iterator[Piece]):
 
     def close(self) -> None:
         self._over = True
-        self._pump.cancel()
+        if self._pump is not None:
+            self._pump.cancel()
 
     def __enter__(self) -> Stream:
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -18,7 +19,7 @@ from mosso.api.chat import ChatService
 from mosso.api.completions import CompletionService
 from mosso.api.observer import NullObserver
 from mosso.api.settings import ApiSettings
-from mosso.core.errors import UnavailableError
+from mosso.core.errors import UnavailableError, UsageError
 from mosso.engine.client import EngineClient
 from mosso.engine.settings import EngineSettings
 from mosso.harmony.tokenizer import Tokenizer
@@ -38,17 +39,18 @@ class Runtime:
     """Made running; raises what kept the engine from it."""
 
     def __init__(self, engine: EngineSettings, settings: ApiSettings) -> None:
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mosso", daemon=True)
         self._thread.start()
-        self._close = weakref.finalize(self, _stop, self._loop, self._thread, None)
+        self._close = weakref.finalize(self, _stop, self._loop, self._thread, None, self._pid)
         try:
             client, tokenizer = self.run(_started(engine))
         except BaseException:
             self._close()
             raise
         self._close.detach()
-        self._close = weakref.finalize(self, _stop, self._loop, self._thread, client)
+        self._close = weakref.finalize(self, _stop, self._loop, self._thread, client, self._pid)
         self.notes = client.notes
         self.limits = client.limits
         self.tokenizer = tokenizer
@@ -67,12 +69,23 @@ class Runtime:
         if not self._close.alive:
             work.close()
             raise UnavailableError("this LLM is closed")
+        if os.getpid() != self._pid:  # a fork has no threads
+            work.close()
+            raise UnavailableError("this LLM belongs to the process that made it: make one after the fork")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def may_wait(self) -> None:
+        """UsageError on the engine's own loop: to wait there for what it does would never end."""
+        if threading.current_thread() is self._thread:
+            raise UsageError(
+                "a coroutine that is a tool cannot wait here: use the methods that begin with `a`"
+            )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """`work`'s result, waited for; an interrupt (Ctrl-C) cancels it."""
         future = self.submit(work)
         try:
+            self.may_wait()
             return future.result()
         except BaseException:
             future.cancel()
@@ -115,8 +128,12 @@ async def _pumped(stream: AsyncGenerator[Any], put: Put) -> None:
         put(End(error))
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: EngineClient | None) -> None:
+def _stop(
+    loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: EngineClient | None, pid: int
+) -> None:
     """End the engine, then what still runs, then the thread. Must not refer to the runtime, which is gone."""
+    if os.getpid() != pid:  # a fork's copy: all of it is still the other process's
+        return
 
     async def end() -> None:
         if client is not None:

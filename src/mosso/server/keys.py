@@ -163,6 +163,8 @@ def read_keys(path: Path) -> list[Key]:
         tables = tomllib.loads(path.read_text())
     except ValueError as error:  # also text that is no UTF-8
         raise UsageError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: it is nested too deeply") from None
     keys = []
     for name, table in tables.items():
         try:
