@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mosso.kernels.gpu import cuda_program, launch, moe, moe_hopper
+from mosso.kernels.gpu.compile import resources
+from mosso.kernels.gpu.cuda_program import CudaProgram
 from mosso.kernels.gpu.launch import CHIPS
 from mosso.kernels.gpu.moe import GpuExperts
 from mosso.kernels.gpu.moe_hopper import TUNINGS, Tuning
+from mosso.kernels.gpu.mxfp4_layout import packed_shapes
 from mosso.kernels.gpu.router import Routing
 
 from .conftest import close
@@ -178,3 +184,122 @@ def test_launches_in_turn_give_the_same_bits() -> None:
     torch.cuda.synchronize()
     got = [both(inputs[turn % 2]) for turn in range(50)]
     assert [torch.equal(result, want[turn % 2]) for turn, result in enumerate(got)] == [True] * 50
+
+
+# ---- when it is taken
+
+
+@pytest.mark.parametrize(
+    ("tokens", "experts", "pairs"),
+    [
+        (1, 32, None), (47, 32, None), (48, 32, 16), (64, 32, 16), (86, 32, 32), (128, 32, 32), (171, 32, 48),
+        (256, 32, 48), (257, 32, 64), (341, 32, 64), (342, 32, 96), (512, 32, 96), (640, 32, 96),
+        (641, 32, None), (8192, 32, None), (191, 128, None), (192, 128, 16), (1024, 128, 48), (2560, 128, 96),
+        (2561, 128, None),
+    ],
+)  # fmt: skip
+def test_blocks_hold_half_more_than_the_mean_list(tokens: int, experts: int, pairs: int | None) -> None:
+    found = moe_hopper.tuning(tokens, TOP, experts, HOPPER)
+    assert (found and found.pairs) == pairs
+    assert moe_hopper.tuning(tokens, TOP, experts, CHIPS["sm_100"]) is None
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[CudaProgram]]:
+    """Meta tensors stand for a Hopper's, and there is a compiler; the programs launched on them."""
+    programs: list[CudaProgram] = []
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    monkeypatch.setattr(cuda_program, "compiler", lambda: (13, 0))
+    launch.plan_for(HOPPER)
+    with cuda_program.noting(programs.append):
+        yield programs
+    launch.plan_for(None)
+
+
+def on_meta(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def layer(experts: int = 32, hidden: int = SIZE, inner: int = SIZE) -> GpuExperts:
+    def matrices(rows: int, columns: int) -> list[torch.Tensor]:
+        shapes = packed_shapes(experts, rows, columns)
+        bias = on_meta(experts, rows, dtype=torch.bfloat16)
+        return [*(on_meta(*shape, dtype=torch.int16) for shape in shapes), bias]
+
+    return GpuExperts(*matrices(2 * inner, hidden), *matrices(hidden, inner))
+
+
+def on_meta_routed(tokens: int, experts: int = 32) -> Routing:
+    shares = on_meta(tokens, TOP, dtype=torch.float32)
+    return Routing(on_meta(tokens, TOP), shares, on_meta(experts), on_meta(experts, tokens), shares)
+
+
+def test_moe_launches_it_on_hopper(planned: list[CudaProgram]) -> None:
+    route = on_meta_routed(100)
+    act = moe.gate_up(on_meta(100, SIZE, dtype=torch.bfloat16), layer(), route, LIMIT)
+    out = moe.down(act, layer(), route)
+    assert (act.shape, out.shape) == ((400, SIZE), (100, TOP, SIZE))
+    assert (act.dtype, out.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert [(program.kernel, program.arch) for program in planned] == [
+        ("hopper_gate_up", "sm_90a"), ("hopper_down", "sm_90a"),
+    ]  # fmt: skip
+    assert "EXPERTS=32 ROWS=5760 K=2880 TOP=4 ALPHA=1.702f PAIRS=32" in planned[0].macros
+    assert "EXPERTS=32 ROWS=2880 K=2880" in planned[1].macros
+
+
+@pytest.mark.usefixtures("planned")
+def test_what_does_not_suit_it_is_left_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(
+        held: GpuExperts, tokens: int = 100, hidden: int = SIZE, dtype: torch.dtype = torch.bfloat16
+    ) -> Tuning | None:
+        route = on_meta_routed(tokens, len(held.down_bias))
+        return moe_hopper.gate_up_choice(on_meta(tokens, hidden, dtype=dtype), held, route)
+
+    assert chosen(layer()) == TUNINGS[1]
+    assert chosen(layer(hidden=960), hidden=960) == TUNINGS[1]
+    assert chosen(layer(), dtype=torch.float16) is None
+    assert chosen(layer(), tokens=8) is None
+    assert chosen(layer(experts=16), tokens=50) is None
+    assert chosen(layer(hidden=SIZE - 32), hidden=SIZE - 32) is None  # half a chunk
+    assert chosen(layer(inner=SIZE - 8)) is None  # half a tile of rows
+    assert chosen(layer(hidden=1024), hidden=1024) is None  # 16 chunks, which no depth divides
+    act, route = on_meta(400, SIZE, dtype=torch.bfloat16), on_meta_routed(100)
+    assert moe_hopper.down_choice(act, layer(), route, torch.bfloat16) == TUNINGS[1]
+    assert moe_hopper.down_choice(act, layer(), route, torch.float32) is None
+    launch.plan_for(CHIPS["sm_100"])
+    assert chosen(layer()) is None
+    launch.plan_for(HOPPER)
+    monkeypatch.setattr(cuda_program, "compiler", lambda: None)
+    assert chosen(layer()) is None
+
+
+# ---- that it compiles
+
+
+@pytest.mark.parametrize("experts", [32, 128])
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda tuning: f"{tuning.pairs} pairs")
+@pytest.mark.parametrize(("product", "rows"), [("gate_up", 2 * SIZE), ("down", SIZE)])
+def test_it_compiles_into_a_multiprocessor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, experts: int, tuning: Tuning, product: str, rows: int
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    program = moe_hopper.program(product, tuning, experts, rows, SIZE, TOP, "sm_90")
+    cubin = program.cubin() if cuda_program.compiler() else by_nvcc(program, tmp_path)
+    assert cuda_program.constant(cubin, "shared_bytes") <= HOPPER.shared_memory
+    threads = cuda_program.constant(cubin, "threads")
+    assert threads == 128 * (tuning.groups + 1)
+    used = resources(cubin)
+    assert used.stack == 0
+    assert used.registers * threads <= 1 << 16
+
+
+def by_nvcc(program: CudaProgram, folder: Path) -> bytes:
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        pytest.skip("neither NVRTC nor nvcc")
+    made = folder / "program.cubin"
+    source = Path(cuda_program.__file__).parent / program.source
+    macros = [f"-D{macro}" for macro in program.macros.split()]
+    options = ["-cubin", f"-arch={program.arch}", "-std=c++20", *macros]
+    subprocess.run([compiler, *options, str(source), "-o", str(made)], check=True)
+    return made.read_bytes()

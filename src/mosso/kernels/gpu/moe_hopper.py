@@ -48,6 +48,11 @@ SHORTEST, LONGEST = 6, 80  # mean lists, in pairs, that this kernel is faster fo
 ROOM = 1.5  # a block's width against the mean list: most lists are then one block
 
 
+def runs(device: torch.device) -> bool:
+    """Whether the kernel can be had on a device: a Hopper, where there is NVRTC to compile for it."""
+    return launch.wgmma(device) and cuda_program.compiler() is not None
+
+
 def tuning(tokens: int, top_k: int, experts: int, chip: Chip) -> Tuning | None:
     """By the mean length of an expert's list; None where Triton's kernels are the better ones."""
     mean = tokens * top_k / experts
@@ -100,14 +105,12 @@ def down(
 
 def _choice(x: torch.Tensor, words: torch.Tensor, bias: torch.Tensor, routing: Routing) -> Tuning | None:
     (experts, tiles, chunks), (tokens, top_k) = words.shape[:3], routing.chosen.shape
-    if not launch.wgmma(x.device) or x.dtype != torch.bfloat16:
+    if not runs(x.device) or x.dtype != torch.bfloat16:
         return None
     if experts % 32 or x.shape[1] != chunks * CHUNK or bias.shape[1] != tiles * ROWS:
         return None  # weights that are padded, or lists that no whole warp counts
     found = tuning(tokens, top_k, experts, launch.chip(x.device))
-    if found is None or chunks % found.depth or cuda_program.compiler() is None:
-        return None
-    return found
+    return None if found is None or chunks % found.depth else found
 
 
 def _launch(
