@@ -114,7 +114,7 @@ def test_without_the_bindings_there_is_no_compiler(
     finally:
         cuda_program.compiler.cache_clear()
     (message,) = caplog.messages
-    assert message.endswith("left to Triton's: No module named 'cuda'")
+    assert message.endswith("Triton's serve instead: No module named 'cuda'")
 
 
 def test_what_does_not_compile_is_told_with_the_compilers_words(

@@ -42,13 +42,12 @@ _note: Callable[[CudaProgram], object] | None = None
 def compiler() -> tuple[int, int] | None:
     """NVRTC's version; None where it or the bindings cannot be had, which is logged once."""
     try:
-        from cuda.bindings import driver, nvrtc
+        from cuda.bindings import nvrtc
 
-        _ = driver.CUlaunchConfig
         major, minor = _checked(nvrtc.nvrtcVersion())
     except Exception as error:  # the bindings raise errors of their own where a library is missing
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.info("no NVRTC, so kernels in CUDA C++ are left to Triton's: %s", reason)
+        logger.info("kernels in CUDA C++ cannot be compiled, Triton's serve instead: %s", reason)
         return None
     return int(major), int(minor)
 
