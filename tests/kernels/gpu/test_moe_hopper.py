@@ -117,10 +117,10 @@ def test_uneven_lists(
 
 @on_hopper
 def test_no_pair_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    route = routed(64, 32, idle=64)
+    route, held = routed(64, 32, idle=64), weights(32)
     poison(monkeypatch)
-    assert torch.isnan(moe.gate_up(normal(64, SIZE, seed=1), weights(32), route, LIMIT)).all()
-    assert torch.isnan(moe.down(normal(64 * TOP, SIZE, seed=1), weights(32), route)).all()
+    assert torch.isnan(moe.gate_up(normal(64, SIZE, seed=1), held, route, LIMIT)).all()
+    assert torch.isnan(moe.down(normal(64 * TOP, SIZE, seed=1), held, route)).all()
 
 
 @on_hopper
