@@ -103,14 +103,15 @@ def _list_for(folder: Path, options: dict[str, str | int | bool]) -> Path:
     import torch
     import triton
 
+    from mosso.kernels.gpu.cuda_program import compiler
     from mosso.kernels.gpu.launch import chip
 
     here = options.get("arch") or chip(torch.device("cuda", torch.cuda.current_device()))
     rooms = Path(__file__).parent.parent
-    sources = [*(rooms / "kernels" / "gpu").glob("*.py"), *(rooms / "model").glob("*.py")]
-    digest = hashlib.sha256(
-        repr((triton.__version__, torch.__version__, here, sorted(options.items()))).encode()
-    )
+    kernels = rooms / "kernels" / "gpu"
+    sources = [*kernels.glob("*.py"), *kernels.glob("*.cu"), *(rooms / "model").glob("*.py")]
+    versions = triton.__version__, torch.__version__, compiler()
+    digest = hashlib.sha256(repr((*versions, here, sorted(options.items()))).encode())
     for file in (folder / "config.json", *sorted(sources)):
         digest.update(file.read_bytes())
     return Path(triton.knobs.cache.dir) / f"mosso-{digest.hexdigest()[:32]}.json"

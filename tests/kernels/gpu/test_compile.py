@@ -21,6 +21,7 @@ from mosso.checkpoint.config import config_json
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from mosso.kernels import gpu
 from mosso.kernels.gpu.compile import tell_of_late_compilation
+from mosso.kernels.gpu.cuda_program import compiler
 from mosso.kernels.gpu.launch import CHIPS
 
 from .wgmma_hazards import overwritten_weights
@@ -34,10 +35,10 @@ STACK = 128  # bytes of a thread that may lie outside its registers
 HOPPER_STACK = 64  # where speed is promised
 SMALL = ModelConfig(
     num_layers=2,
-    num_experts=8,
+    num_experts=32,
     experts_per_token=4,
-    hidden_size=128,
-    intermediate_size=128,
+    hidden_size=320,
+    intermediate_size=320,
     num_heads=8,
     num_kv_heads=2,
     head_dim=64,
@@ -54,7 +55,7 @@ import triton
 
 from mosso.checkpoint.config import read_config
 from mosso.engine.gpu_compile import start_compiling
-from mosso.kernels.gpu import compile as ahead, launch
+from mosso.kernels.gpu import compile as ahead, cuda_program, launch
 from mosso.model.gpu_rehearsal import Workload, rehearse
 
 class Driver(ahead._PlannedDriver):
@@ -69,10 +70,13 @@ class Driver(ahead._PlannedDriver):
 def launch_all():
     found = {True: [], False: []}
     triton.knobs.compilation.listener = lambda *, src, cache_hit, **_: found[cache_hit].append(src.name)
-    rehearse(Workload(read_config(folder), **sizes))
+    cuda_program.listen(lambda name, seconds: found[False].append(name))
+    with cuda_program.noting(cuda_program.CudaProgram.load):
+        rehearse(Workload(read_config(folder), **sizes))
     return found[True], found[False]
 
-folder, sizes = Path(sys.argv[1]), {"max_tokens": 40, "max_rows": 3, "max_context": 1024}
+cuda_program.CudaProgram.load = cuda_program.CudaProgram.cubin  # there is no device to put it on
+folder, sizes = Path(sys.argv[1]), {"max_tokens": 64, "max_rows": 3, "max_context": 1024}
 chip = launch.CHIPS["sm_90"]
 launch.plan_for(chip)
 triton.runtime.driver.set_active(Driver(chip))
@@ -151,6 +155,7 @@ def test_launches_find_what_was_compiled(tmp_path: Path) -> None:
     assert not first["misses"]
     assert len(first["hits"]) > 20
     (made,) = cache.glob("mosso-*.json")
+    assert ("hopper_gate_up" in made.read_text()) == (compiler() is not None)
     (second,) = run("-c", LAUNCH, folder, TRITON_CACHE_DIR=str(cache))
     assert re.fullmatch(
         rf"kernels: {len(json.loads(made.read_text()))} from the cache in .* s", second["said"]

@@ -5,17 +5,19 @@ Where tokens are few, a run goes through several layers' experts, so that starti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from math import inf
+from typing import Any
 
 import torch
 
 from mosso.bench.floor import rates_here
 from mosso.bench.kernels.case import Case
-from mosso.kernels.gpu import moe
+from mosso.kernels.gpu import moe, moe_hopper
 from mosso.kernels.gpu.moe import GpuExperts, Tile
+from mosso.kernels.gpu.moe_hopper import TUNINGS, Tuning
 from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS
 from mosso.kernels.gpu.router import Routing
 
@@ -74,22 +76,26 @@ def random_routing(tokens: int, count: int) -> Routing:
     return Routing(chosen.int(), shares.softmax(-1), counts.int(), lists, normed)
 
 
-def product_case(held: Layers, tokens: int, kind: str, tile: Tile | None = None) -> Case:
+Cut = Tile | Tuning | None  # of Triton's kernel, of the one in CUDA C++, or the wrapper's own choice
+
+
+def product_case(held: Layers, tokens: int, kind: str, cut: Cut = None) -> Case:
     """`kind`: gate_up, with SwiGLU, or down, with the token's shares."""
+    kernels: Any = moe_hopper if isinstance(cut, Tuning) else moe
     chosen = held.experts[: 1 if tokens >= MANY else None]
     routings = [random_routing(tokens, held.count) for _ in chosen]
     act = torch.randn(tokens * TOP, INNER, device="cuda", dtype=torch.bfloat16) / 10
     pairs = list(zip(chosen, routings, strict=True))
 
     def gate_up() -> object:
-        return [moe.gate_up(routing.normed, experts, routing, LIMIT, tile) for experts, routing in pairs]
+        return [kernels.gate_up(routing.normed, experts, routing, LIMIT, cut) for experts, routing in pairs]
 
     def down() -> object:
-        return [moe.down(act, experts, routing, None, tile) for experts, routing in pairs]
+        return [kernels.down(act, experts, routing, None, cut) for experts, routing in pairs]
 
     rows = 2 * INNER if kind == "gate_up" else HIDDEN
     floor = sum(product_floor(routing, tokens, rows) for routing in routings)
-    name = f"{kind} E={held.count} T={tokens} ({len(pairs)} times){label(tile)}"
+    name = f"{kind} E={held.count} T={tokens} ({len(pairs)} times){label(cut)}"
     return Case(name, floor, gate_up if kind == "gate_up" else down)
 
 
@@ -100,10 +106,10 @@ def product_floor(routing: Routing, tokens: int, rows: int) -> float:
     return max(read / BANDWIDTH, 2 * tokens * TOP * rows * HIDDEN / ARITHMETIC)
 
 
-def label(tile: Tile | None) -> str:
-    if tile is None:
+def label(cut: Cut) -> str:
+    if cut is None:
         return ""
-    return " " + " ".join(f"{name}={getattr(tile, name)}" for name in tile.__slots__)
+    return " " + " ".join(f"{name}={value}" for name, value in asdict(cut).items())
 
 
 def cases() -> Iterator[Case]:
@@ -115,7 +121,10 @@ def cases() -> Iterator[Case]:
 
 
 def sweep() -> Iterator[Case]:
-    """Choices of tiles; the best ones belong in the kernels' `gate_up_tile` and `down_tile`."""
+    """Choices of tiles; the best ones belong in the kernels' `gate_up_tile` and `down_tile`.
+
+    On Hopper also the tunings of the kernel in CUDA C++, which belong in moe_hopper.
+    """
     one = [
         Tile(rows, 8, chunks, warps, stages)
         for rows, chunks, warps, stages in (
@@ -140,13 +149,17 @@ def sweep() -> Iterator[Case]:
             (128, 256, 1, 8, 3),
         )
     ]  # fmt: skip
-    plan = ((1, one, one + shared), (8, few, few), (64, few, few), (256, few, few), (512, few + many, many),
-            (8192, many, many))  # fmt: skip
+    tuned = [*TUNINGS, Tuning(96, 3, 3, 3)] if moe_hopper.runs(torch.device("cuda")) else []
+    middle: list[Cut] = [*few, *tuned]
+    plan: tuple[tuple[int, Sequence[Cut], Sequence[Cut]], ...] = (
+        (1, one, one + shared), (8, few, few), (64, middle, middle), (256, middle, middle),
+        (512, [*middle, *many], [*many, *tuned]), (8192, many, many),
+    )  # fmt: skip
     for count in LAYERS:
         held = layers(count)
         for tokens, wide, narrow in plan:
-            for tile in wide:
-                yield product_case(held, tokens, "gate_up", tile)
-            for tile in narrow:
-                yield product_case(held, tokens, "down", tile)
+            for cut in wide:
+                yield product_case(held, tokens, "gate_up", cut)
+            for cut in narrow:
+                yield product_case(held, tokens, "down", cut)
         del held

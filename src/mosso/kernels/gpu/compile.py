@@ -5,7 +5,7 @@ and each launch is noted instead of done. So there is no second list of kernels 
 key under which Triton's disk cache keeps a kernel is computed by the code that the real launch runs.
 
 A process that plans never launches: it is one of its own (see engine.gpu_compile). The cache is where Triton
-keeps it: TRITON_CACHE_DIR, else ~/.triton/cache.
+keeps it: TRITON_CACHE_DIR, else ~/.triton/cache; programs in CUDA C++ lie there too (see cuda_program).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from triton.runtime.jit import JITFunction
 
 from mosso.core.errors import EngineError, UsageError
 from mosso.kernels import gpu
-from mosso.kernels.gpu import launch
+from mosso.kernels.gpu import cuda_program, launch
+from mosso.kernels.gpu.cuda_program import CudaProgram, write_whole
 from mosso.kernels.gpu.launch import Chip
 
 logger = logging.getLogger("mosso")
@@ -48,6 +49,7 @@ def on_compile(tell: Callable[[bool], None]) -> None:
 
     triton.knobs.runtime.jit_cache_hook = hook(True)
     triton.knobs.runtime.jit_post_compile_hook = hook(False)
+    cuda_program.listen(lambda name, seconds: tell(seconds is None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,13 @@ class Variant(Protocol):
     def compile(self) -> Compiled | None: ...
 
 
+class Loadable(Variant, Protocol):
+    """What an engine's process launches, and loads ahead."""
+
+    def load(self) -> Any:
+        """Find it in the cache, or compile it, for this process's device; launches then find it in memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class TritonVariant:
     """One specialisation of a Triton kernel, in Triton's own words."""
@@ -75,7 +84,6 @@ class TritonVariant:
     specialization: str
 
     def load(self) -> Any:
-        """Find it in the cache, or compile it, for this process's device; launches then find it in memory."""
         function = getattr(importlib.import_module(self.module), self.name)
         return function.preload(self.specialization)
 
@@ -84,6 +92,22 @@ class TritonVariant:
         kernel = self.load()
         seconds = time.perf_counter() - start
         return Compiled(self.name, kernel.metadata.shared, seconds, kernel.asm["cubin"])
+
+
+@dataclass(frozen=True, slots=True)
+class CudaVariant:
+    """A program in CUDA C++."""
+
+    program: CudaProgram
+
+    def load(self) -> Any:
+        return self.program.load()
+
+    def compile(self) -> Compiled:
+        start = time.perf_counter()
+        cubin = self.program.cubin()
+        seconds = time.perf_counter() - start
+        return Compiled(self.program.kernel, cuda_program.constant(cubin, "shared_bytes"), seconds, cubin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +174,15 @@ def tell_of_late_compilation() -> None:
 
     def told(*, src: Any, metadata: dict[str, Any], times: Any, cache_hit: bool, **_: Any) -> None:
         if not cache_hit:
-            seconds = times.total / 1e6
-            logger.warning("the kernel %s was not ready: compiled in %.1f s", src.name, seconds)
+            _warn_of_late(src.name, times.total / 1e6)
 
     triton.knobs.compilation.listener = told
+    cuda_program.listen(_warn_of_late)
+
+
+def _warn_of_late(name: str, seconds: float | None) -> None:
+    if seconds is not None:
+        logger.warning("the kernel %s was not ready: compiled in %.1f s", name, seconds)
 
 
 def plan(chip: Chip, rehearse: Callable[[], None]) -> list[Variant]:
@@ -178,7 +207,8 @@ def plan(chip: Chip, rehearse: Callable[[], None]) -> list[Variant]:
     triton.runtime.driver.set_active(_PlannedDriver(chip))
     hook, triton.knobs.runtime.jit_cache_hook = triton.knobs.runtime.jit_cache_hook, note
     try:
-        rehearse()
+        with cuda_program.noting(lambda program: found.setdefault(CudaVariant(program))):
+            rehearse()
     finally:
         triton.knobs.runtime.jit_cache_hook = hook
     return list(found)
@@ -216,16 +246,19 @@ def _compile(variant: Variant) -> Compiled | None:
 
 
 def write_list(file: Path, variants: Sequence[Variant]) -> None:
-    """Which Triton kernels these are, for `read_list`; whole or not at all."""
-    kernels = [asdict(variant) for variant in variants if isinstance(variant, TritonVariant)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
-        json.dump(kernels, part)
-    Path(part.name).replace(file)
+    """Which kernels these are, for `read_list`; whole or not at all."""
+    kernels = [asdict(variant) for variant in variants if isinstance(variant, TritonVariant | CudaVariant)]
+    write_whole(file, json.dumps(kernels).encode())
 
 
-def read_list(file: Path) -> list[TritonVariant]:
-    return [TritonVariant(**kernel) for kernel in json.loads(file.read_text())]
+def read_list(file: Path) -> list[Loadable]:
+    return [_loadable(kernel) for kernel in json.loads(file.read_text())]
+
+
+def _loadable(kernel: dict[str, Any]) -> Loadable:
+    if "program" in kernel:
+        return CudaVariant(CudaProgram(**kernel["program"]))
+    return TritonVariant(**kernel)
 
 
 _MAJOR, _MINOR, _MULTIPROCESSORS, _SHARED_MEMORY = 75, 76, 16, 97  # CUdevice_attribute

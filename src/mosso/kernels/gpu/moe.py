@@ -6,6 +6,8 @@ leaves a list of pairs (token · k + slot) for each expert, and the products gat
 
 A grid has a column of programs for each tile of rows and one for each block of an expert's list. Which block
 a program has follows from the counts; as many start as there can be, and the surplus ends at once.
+
+On Hopper lists of middle length have a kernel of their own, in CUDA C++: see moe_hopper.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from mosso.core.config import SWIGLU_ALPHA
-from mosso.kernels.gpu import launch
+from mosso.kernels.gpu import launch, moe_hopper
 from mosso.kernels.gpu.mxfp4_layout import CHUNK, ROWS, interleave_gate_up, pack, unpack
 from mosso.kernels.gpu.router import Routing
 from mosso.kernels.swiglu import swiglu
@@ -524,7 +526,12 @@ def down_tile(tokens: int, top_k: int, experts: int, shared_memory: int) -> Tile
 def gate_up(
     x: torch.Tensor, experts: GpuExperts, routing: Routing, limit: float, tile: Tile | None = None
 ) -> torch.Tensor:
-    """SwiGLU(gate, up) of each pair: x [T, H] → [T · k, I] in x's type; unrouted pairs stay unwritten."""
+    """SwiGLU(gate, up) of each pair: x [T, H] → [T · k, I] in x's type; unrouted pairs stay unwritten.
+
+    An explicit `tile` is one of the Triton kernel's, which then is what runs.
+    """
+    if tile is None and (tuning := moe_hopper.gate_up_choice(x, experts, routing)):
+        return moe_hopper.gate_up(x, experts, routing, limit, tuning)
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.gate_up_words.shape[:2]
     inner, hidden = experts.intermediate_size, x.shape[1]
@@ -574,8 +581,11 @@ def down(
 ) -> torch.Tensor:
     """share · (down(act) + bias) of each pair: act [T · k, I] → [T, k · splits, H] as `dtype` (None: act's).
 
-    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten.
+    A token's parts sum to its result, whatever their number. Those of unrouted pairs stay unwritten. `tile`:
+    as in gate_up.
     """
+    if tile is None and (tuning := moe_hopper.down_choice(act, experts, routing, dtype)):
+        return moe_hopper.down(act, experts, routing, dtype, tuning)
     tokens, top_k = routing.chosen.shape
     num_experts, tiles = experts.down_words.shape[:2]
     inner, hidden = act.shape[1], experts.hidden_size
