@@ -1,6 +1,6 @@
 """The constraints of the device's rows, advanced token by token, and their masks.
 
-A constraint moves on as soon as its row's token is drawn, in threads of its own, while the next step is
+A constraint moves on as soon as its row's token is drawn, in a thread of its own, while the next step is
 computed: masks are off the critical path, and a constrained row runs in every step like any other. Its state
 is a function of the row's tokens: a row that starts again after a preemption begins with those it has.
 
@@ -11,7 +11,6 @@ difference who knows of it by then, and the constraint stays where it is.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,9 +21,6 @@ from mosso.core.constraints import Constrainer, TokenConstraint, Turn
 from mosso.core.errors import MossoError
 from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
 
-_THREADS = min(4, os.cpu_count() or 1)
-_ROWS_A_JOB = 16
-"""Rows that one job advances: a job of its own for each would cost as much as a mask."""
 MOST_FORCED = 32
 """Tokens that a constraint may be ahead of its row: a step that computes them must stay a short one."""
 
@@ -130,7 +126,11 @@ class ConstrainedRows:
         self._stands: dict[int, Future[_Stands]] = {}  # by row: the job that makes its stand
         self._formed: set[int] = set()  # rows whose turn has a form, so that each token may have a mask
         self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
-        self._workers = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="masks")
+        # One thread moves all constraints on, as one job a step: several would mostly wait for the
+        # interpreter's lock, which the library gives away and takes again in each call. What begins may take
+        # long, and has another, so that nobody waits for it but its own row.
+        self._moving = ThreadPoolExecutor(max_workers=1, thread_name_prefix="masks")
+        self._beginning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forms")
 
     def apply(self, plan: StepPlan) -> None:
         """Note whose turns begin, and whose thinking ends."""
@@ -141,7 +141,7 @@ class ConstrainedRows:
             if stand is None:
                 self._ending[end.row] = end
             else:
-                self._stands[end.row] = self._workers.submit(_end_thinking, end.row, stand)
+                self._stands[end.row] = self._moving.submit(_end_thinking, end.row, stand)
 
     def _start(self, start: RowStart) -> None:
         """Row `start.row` is this request's from now on."""
@@ -154,7 +154,7 @@ class ConstrainedRows:
         if not request.turn.is_free:
             said = start.tokens[len(request.prompt) :]
             position = len(start.tokens)
-            self._stands[start.row] = self._workers.submit(
+            self._stands[start.row] = self._beginning.submit(
                 self._begin, start.row, request.turn, said, position
             )
 
@@ -209,29 +209,26 @@ class ConstrainedRows:
 
     def drawn(self, rows: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Draw]:
         """The rows' constraints move on by their tokens, which went to these positions."""
-        draws = []
         moves = [move for move in zip(rows, positions, tokens, strict=True) if move[0] in self._stands]
-        for first in range(0, len(moves), _ROWS_A_JOB):
-            some = moves[first : first + _ROWS_A_JOB]
-            before = [self._stands[row] for row, *_ in some]
-            job = self._workers.submit(_advance, some, before)
-            for row, position, _ in some:
-                self._stands[row] = job
-                draws.append(Draw(row, position, job))
-        return draws
+        if not moves:
+            return []
+        job = self._moving.submit(_advance, moves, [self._stands[row] for row, *_ in moves])
+        self._stands.update((row, job) for row, *_ in moves)
+        return [Draw(row, position, job) for row, position, _ in moves]
 
     def holds(self, rows: Sequence[int]) -> bool:
         """Whether any of the rows has a constraint."""
         return any(row in self._stands for row in rows)
 
     def close(self) -> None:
-        self._workers.shutdown(cancel_futures=True)
+        self._moving.shutdown(cancel_futures=True)
+        self._beginning.shutdown(cancel_futures=True)
 
     def _end_free(self, end: ThinkingEnd, length: int) -> None:
         """A free row has one constraint from here on; it has `length` tokens."""
         first = len(end.request.prompt) + len(end.said)
         said = (*end.said, *self._known(end.row, first, length))
-        self._stands[end.row] = self._workers.submit(self._begin, end.row, end.request.turn, said, length)
+        self._stands[end.row] = self._beginning.submit(self._begin, end.row, end.request.turn, said, length)
 
     def _begin(self, row: int, turn: Turn, said: Sequence[int], position: int) -> _Stands:
         return {row: _Stand.of(lambda: self._constrainer.begin(turn, said), position)}
