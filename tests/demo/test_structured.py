@@ -98,6 +98,11 @@ def test_other_forms(demo) -> None:
     assert re.fullmatch(
         "<[a-z]{3}>", ask(demo, extra_body={"structured_outputs": {"grammar": lark}}).message.content
     )
+    ebnf = 'root ::= "<" word ">"\nword ::= [a-z] [a-z] [a-z]'
+    answer = demo.client.responses.create(
+        model="demo", input="hi", extra_body={"structured_outputs": {"grammar": ebnf}}
+    )
+    assert re.fullmatch("<[a-z]{3}>", answer.output_text)
     started = ask(demo, response_format={"type": "json_object"}, max_tokens=80).message.content
     assert started.startswith("{"), "so small a model may never close an object of its own"
 

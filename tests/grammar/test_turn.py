@@ -104,6 +104,12 @@ def test_white_space_ends(allowed):
         (Grammar(GrammarKind.REGEX, "[ab]/c"), "a", {"/"}),
         (Grammar(GrammarKind.CHOICE, '["x y", "x\\"<|end|>"]'), "x", {" ", '"'}),
         (Grammar(GrammarKind.LARK, 'start: "q" x\nx: "1" | "2" x'), "q2", {"1", "2"}),
+        (
+            Grammar(GrammarKind.LARK, 'root ::= "q" my-x # start: no\nmy-x ::= "1" | "2" my-x'),
+            "q2",
+            {"1", "2"},
+        ),
+        (Grammar(GrammarKind.LARK, 'root ::= "a <|x" [/"] "x"'), "a <|x", {"/", '"'}),
         (Grammar(GrammarKind.JSON_SCHEMA, "true"), "[1", None),
         (Grammar(GrammarKind.JSON_OBJECT), "{", None),
     ],
@@ -144,6 +150,11 @@ def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenize
         (Grammar(GrammarKind.LARK, "start: <|end|>", "where"), ["control"]),
         (Grammar(GrammarKind.LARK, "start: <[1-5]>", "where"), ["control"]),
         (Grammar(GrammarKind.LARK, "start: @turn", "where"), ["other grammars"]),
+        (Grammar(GrammarKind.LARK, "root ::= x", "where"), ["EBNF", "'x' not found"]),
+        (Grammar(GrammarKind.LARK, "root ::= <|end|>", "where"), ["EBNF", "line 1"]),
+        (Grammar(GrammarKind.LARK, "root ::= " + "(" * 9999 + ")" * 9999, "where"), ["EBNF", "recursion"]),
+        (Grammar(GrammarKind.LARK, 'root ::= "' + "x" * 40000 + '"', "where"), ["EBNF", "32768"]),
+        (Grammar(GrammarKind.LARK, r'root ::= "\u0041bc"', "where"), ["EBNF", r"\u0041"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_named(constrainer, grammar, words):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from mosso.api.chat_schema import Metadata
+from mosso.api.chat_schema import Metadata, StructuredOutputs
 from mosso.api.responses_tool_schema import (
     CodeCallItem,
     CodeChoice,
@@ -307,6 +307,7 @@ class ResponsesRequest(WireRequest):
         | SearchChoice
     ) = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
+    structured_outputs: StructuredOutputs | None = None  # no field of OpenAI's
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
     chat_template_kwargs: TemplateKwargs = Field(default_factory=TemplateKwargs)
     truncation: Literal["auto", "disabled"] = "disabled"
