@@ -25,6 +25,13 @@ ONE_OF = (
 )
 """Instead of the library's advice to switch on what would weaken the schema."""
 
+NAMES = {
+    "min/maxProperties": "minProperties/maxProperties",
+    "patternProperty": "patternProperties",
+    "regex parse error": "pattern: regex parse error",
+}
+"""What the library calls otherwise than the client's schema does."""
+
 _Compilable = TurnConstraint | tuple[str, ...]  # a turn's form; or the recipients of one that has none
 
 
@@ -121,6 +128,15 @@ def _complaint(grammar: Grammar, vocabulary: LLTokenizer) -> str | None:
         return None
     matcher = LLMatcher(vocabulary, content_grammar(grammar), log_level=0, limits=LIMITS)
     if matcher.is_error():
-        return ONE_OF if "coerce_one_of" in matcher.get_error() else matcher.get_error()
+        complaint = matcher.get_error()
+        return _by_schema_names(complaint) if grammar.kind is GrammarKind.JSON_SCHEMA else complaint
     matcher.compute_bitmask()  # only now is a schema seen that refers to itself and to nothing else
     return "It admits nothing." if matcher.is_error() else None
+
+
+def _by_schema_names(complaint: str) -> str:
+    if "coerce_one_of" in complaint:
+        return ONE_OF
+    for theirs, name in NAMES.items():
+        complaint = complaint.replace(theirs, name)
+    return complaint
