@@ -246,6 +246,39 @@ def test_a_form_that_compiles_keeps_nobody_waiting(folder, monkeypatch):
     thread.join()
 
 
+def test_who_asks_for_a_form_that_compiles_waits_for_it(folder, monkeypatch):
+    own, made, slow, go = HarmonyConstrainer(folder, 512), [], threading.Event(), threading.Event()
+    compiled = HarmonyConstrainer._compile
+
+    def compile_slowly(self, wanted):
+        made.append(wanted)
+        slow.set()
+        go.wait(0.3)  # in which the second would begin, too
+        return compiled(self, wanted)
+
+    monkeypatch.setattr(HarmonyConstrainer, "_compile", compile_slowly)
+    wrong = Turn(TurnConstraint(Grammar(GrammarKind.REGEX, "(", "where")))
+    for turn in (Turn(TurnConstraint(FORMED)), wrong):
+        errors: list[Exception] = []
+
+        def ask(turn=turn, errors=errors):
+            try:
+                own.begin(turn, [])
+            except RequestError as error:
+                errors.append(error)
+
+        slow.clear()
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        threads[0].start()
+        assert slow.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(errors) == (3 if turn is wrong else 0)
+    assert made.count(TurnConstraint(FORMED)) == 1
+
+
 def test_a_folder_without_tokenizer_json(tmp_path):
     with pytest.raises(RequestError, match=r"tokenizer\.json"):
         HarmonyConstrainer(tmp_path, 512).prepare(Turn(TurnConstraint(FORMED)))
