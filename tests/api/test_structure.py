@@ -7,6 +7,9 @@ import json
 import pytest
 
 from mosso.api.caller import Caller
+from mosso.api.responses_schema import ResponsesRequest
+from mosso.api.responses_structure import first_turn, later_turn
+from mosso.api.responses_toolset import Toolset
 from mosso.api.structure import NO_ARGUMENTS, constraint_of
 from mosso.core.constraints import Call, Grammar, GrammarKind, TurnConstraint
 from mosso.core.errors import RequestError
@@ -56,6 +59,10 @@ def test_a_response_format(chat, strict):
 )
 def test_structured_outputs(chat, outputs, grammar):
     assert constraint_of(chat(structured_outputs=outputs)) == TurnConstraint(grammar)
+    body = ResponsesRequest.model_validate({"input": "hi", "structured_outputs": outputs})
+    first = first_turn(body, Toolset())
+    later = [later_turn(body, Toolset(), hosted=hosted, thought=0) for hosted in (True, False)]
+    assert [turn.form for turn in (first, *later)] == [TurnConstraint(grammar)] * 3
 
 
 def test_forced_calls(chat):
@@ -115,6 +122,20 @@ def test_what_cannot_be_is_named(chat, fields, param):
     with pytest.raises(RequestError) as caught:
         constraint_of(chat(**fields))
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {}},
+        {"structured_outputs": {"regex": "a"}, "text": {"format": {"type": "json_object"}}},
+    ],
+)
+def test_what_responses_cannot_have_is_named(fields):
+    body = ResponsesRequest.model_validate({"input": "hi"} | fields)
+    with pytest.raises(RequestError) as caught:
+        first_turn(body, Toolset())
+    assert caught.value.param == "structured_outputs"
 
 
 def test_the_constraint_reaches_every_choice_and_the_model_sees_the_schema(make, chat, tokenizer):

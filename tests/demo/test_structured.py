@@ -51,6 +51,56 @@ def test_a_schema_with_logprobs_and_thinking(demo) -> None:
     assert choice.message.reasoning, "the thinking is free, and apart"
 
 
+SCHEMA_OR_CALL = [("What is 17 + 25?", "answer"), ("What is the weather in Paris?", "call")]
+TOGETHER: dict[str, Any] = {"model": "demo", "temperature": 0, "top_logprobs": 2}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("question", "kind"), SCHEMA_OR_CALL)
+def test_chat_takes_log_probabilities_a_schema_and_tools_together(demo, question, kind, stream) -> None:
+    """The choice, and the model's greedy answers to it, are the demo's; the forms are the masks'."""
+    fields = TOGETHER | {"tools": TOOLS, "response_format": schema_format(WEATHER), "logprobs": True}
+    made = demo.client.chat.completions.create(
+        messages=[{"role": "user", "content": question}], reasoning_effort="low", stream=stream, **fields
+    )
+    choices = [chunk.choices[0] for chunk in made] if stream else made.choices
+    said = [choice.delta if stream else choice.message for choice in choices]
+    content = "".join(piece.content or "" for piece in said)
+    calls = [call.function for piece in said for call in piece.tool_calls or []]
+    arguments = "".join(call.arguments or "" for call in calls)
+    assert "".join(call.name or "" for call in calls) == ("get_weather" if kind == "call" else "")
+    assert choices[-1].finish_reason == ("tool_calls" if kind == "call" else "stop")
+    Draft202012Validator(WEATHER).validate(json.loads(content or arguments))
+    told = [entry for choice in choices if choice.logprobs for entry in choice.logprobs.content]
+    assert b"".join(bytes(entry.bytes) for entry in told).decode() == content
+    assert all(len(entry.top_logprobs) == 2 for entry in told)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("question", "kind"), SCHEMA_OR_CALL)
+def test_responses_take_log_probabilities_a_schema_and_tools_together(demo, question, kind, stream) -> None:
+    form = {"type": "json_schema", "name": "form", "schema": WEATHER, "strict": True}
+    tool = {"type": "function", "name": "get_weather", "parameters": WEATHER, "strict": True}
+    made = demo.client.responses.create(
+        input=question, tools=[tool], text={"format": form}, reasoning={"effort": "low"}, stream=stream,
+        include=["message.output_text.logprobs"], **TOGETHER,
+    )  # fmt: skip
+    events = list(made) if stream else []
+    last = (events[-1].response if stream else made).output[-1]
+    if kind == "call":
+        assert (last.type, last.name) == ("function_call", "get_weather")
+        text = last.arguments
+    else:
+        (part,) = last.content
+        text = part.text
+        assert b"".join(bytes(entry.bytes) for entry in part.logprobs).decode() == text
+        assert all(len(entry.top_logprobs) == 2 for entry in part.logprobs)
+        deltas = [event for event in events if event.type == "response.output_text.delta"]
+        told = [entry for event in deltas for entry in event.logprobs]
+        assert [entry.token for entry in told] == [entry.token for entry in part.logprobs if stream]
+    Draft202012Validator(WEATHER).validate(json.loads(text))
+
+
 def test_parse_fills_a_model(demo) -> None:
     made = demo.client.chat.completions.parse(
         model="demo", messages=USER, response_format=Person, max_tokens=900
@@ -98,6 +148,11 @@ def test_other_forms(demo) -> None:
     assert re.fullmatch(
         "<[a-z]{3}>", ask(demo, extra_body={"structured_outputs": {"grammar": lark}}).message.content
     )
+    ebnf = 'root ::= "<" word ">"\nword ::= [a-z] [a-z] [a-z]'
+    answer = demo.client.responses.create(
+        model="demo", input="hi", extra_body={"structured_outputs": {"grammar": ebnf}}
+    )
+    assert re.fullmatch("<[a-z]{3}>", answer.output_text)
     started = ask(demo, response_format={"type": "json_object"}, max_tokens=80).message.content
     assert started.startswith("{"), "so small a model may never close an object of its own"
 

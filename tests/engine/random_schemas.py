@@ -17,6 +17,9 @@ PATTERNS = [
 ]
 FORMATS = ["date", "time", "date-time", "uuid", "ipv4", "email", "hostname"]
 WORDS = ["red", "green", "", "ünï", 'a"b', "line\nbreak", 1, -2.5, True, None, {"k": [1]}, []]
+BY_NAME = {"properties", "patternProperties", "$defs"}  # their keys are names
+VALUES = {"enum", "const", "examples", "required", "dependentRequired"}  # these hold no schemas
+EVERYWHERE = {"type", "properties", "required", "items", "$defs", "$ref"}
 Schema = Any
 
 
@@ -142,10 +145,18 @@ class Schemas:
         ])  # fmt: skip
 
 
-def keywords(schema: Schema) -> set[str]:
-    """Every key of the schema, at any depth."""
+def constructs(schema: Schema) -> set[str]:
+    """The keywords and formats of the schema, at any depth, but what all have; no names of properties."""
     if isinstance(schema, list):
-        return set().union(*map(keywords, schema)) if schema else set()
+        return set().union(*map(constructs, schema))
     if not isinstance(schema, dict):
         return set()
-    return set(schema).union(*map(keywords, schema.values())) if schema else set()
+    found = schema.keys() - EVERYWHERE
+    for key, value in schema.items():
+        if key in BY_NAME:
+            found |= constructs(list(value.values()))
+        elif key == "format":
+            found.add(value)
+        elif key not in VALUES:
+            found |= constructs(value)
+    return found

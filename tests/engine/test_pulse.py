@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import json
+from contextlib import aclosing, asynccontextmanager
 
+import httpx
 import pytest
 
+from mosso.api.settings import ApiSettings
+from mosso.checkpoint.toy_tokenizer import toy_tokenizer
 from mosso.core.requests import Request, SamplingParams
 from mosso.engine.client import EngineClient
 from mosso.engine.pulse import COMPILE_SECONDS, Phase, Pulse, stalled
+from mosso.harmony.tokenizer import Tokenizer
+from mosso.server.app import create_app
+from mosso.server.settings import ServerSettings
 
 
 def test_a_mark_makes_it_young():
@@ -65,6 +72,7 @@ def test_the_loop_says_what_it_does(bench, request_of):
 
 
 PATCH = """
+import os
 import time
 import mosso.model.paged as paged
 forward = paged.forward
@@ -77,19 +85,51 @@ def slow(weights, config, kv, inputs, operations=None, mark=None):
             mark()
     if first == 501:                      # never ends, though the process lives
         time.sleep(1000)
+    while first == 502 and not os.path.exists(GO):  # long, marked, until the test has seen enough
+        time.sleep(0.01)
+        mark()
     return forward(weights, config, kv, inputs, operations, mark)
 paged.forward = slow
+
+from mosso.engine.runner import TorchRunner
+launch = TorchRunner.launch
+def compiles(self, plan):                 # a kernel, without marks: in the loop's own thread, as on a GPU
+    if any(start.request.prompt[0] == 503 for start in plan.starts):
+        pulse = self._forward.keywords["mark"].__self__
+        pulse.compiling(True)
+        while not os.path.exists(GO):
+            time.sleep(0.01)
+        pulse.compiling(False)
+    return launch(self, plan)
+TorchRunner.launch = compiles
 """
 
 
-async def test_a_long_step_moves_and_a_hanging_one_does_not(settings, tmp_path, monkeypatch):
+@pytest.fixture
+def patched(settings, tmp_path, monkeypatch):
+    """patched(): a client of an engine whose first token of a prompt says what its step does."""
+    go = tmp_path / "go"
     monkeypatch.setattr("mosso.engine.client.CLOSE_SECONDS", 0.1)
+    patch = f"GO = {str(go)!r}\n{PATCH}"
     (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nif 'mosso.engine.process' in sys.orig_argv:\n    exec({PATCH!r})\n"
+        f"import sys\nif 'mosso.engine.process' in sys.orig_argv:\n    exec({patch!r})\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    client = await EngineClient.start(settings())
-    try:
+
+    @asynccontextmanager
+    async def start():
+        client = await EngineClient.start(settings())
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    start.go = go
+    return start
+
+
+async def test_a_long_step_moves_and_a_hanging_one_does_not(patched):
+    async with patched() as client:
         async with aclosing(client.stream(Request("long", (500, 1), SamplingParams(1)))) as stream:
             first = asyncio.ensure_future(anext(stream))
             worst = longest = 0.0
@@ -107,8 +147,47 @@ async def test_a_long_step_moves_and_a_hanging_one_does_not(settings, tmp_path, 
             assert client.is_alive
             waiting.cancel()
             await asyncio.wait([waiting])
-    finally:
-        await client.close()
+
+
+STUCK_SECONDS = 3.0  # six beats: a busy machine is not taken for a hanging engine
+
+
+@pytest.mark.parametrize("token", [502, 503])
+async def test_the_probe_is_good_while_a_long_step_runs_and_a_kernel_compiles(patched, token):
+    """Longer than a step may stand still: until the engine is so far that a hang would have been told."""
+    async with patched() as client, served(client) as http:
+        asked = asyncio.ensure_future(generate(http, token))
+        while (await client.stats()).seconds_since_step < 2 * STUCK_SECONDS:
+            assert not asked.done()
+            assert (await http.get("/v1/health/live")).status_code == 200
+            await asyncio.sleep(0.05)
+        patched.go.touch()
+        assert (await asked).status_code == 200
+
+
+async def test_the_probe_turns_bad_when_the_engine_hangs(patched):
+    async with patched() as client, served(client) as http:
+        assert (await http.get("/v1/health/live")).status_code == 200
+        asked = asyncio.ensure_future(generate(http, 501))
+        while (answer := await http.get("/v1/health/live")).status_code == 200:
+            assert not asked.done()
+            await asyncio.sleep(0.05)
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "not_live"
+        assert client.is_alive
+        asked.cancel()
+        await asyncio.wait([asked])
+
+
+def served(client: EngineClient) -> httpx.AsyncClient:
+    """The whole app over the engine."""
+    settings = ServerSettings(ApiSettings("model"), stuck_seconds=STUCK_SECONDS)
+    app = create_app(client, Tokenizer(json.loads(toy_tokenizer(512))), settings)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://model")
+
+
+async def generate(http: httpx.AsyncClient, token: int) -> httpx.Response:
+    return await http.post("/v1/completions", json={"prompt": [token, 1], "max_tokens": 1}, timeout=None)
 
 
 def test_a_compiler_tells_when_it_begins_and_ends():

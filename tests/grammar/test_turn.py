@@ -104,6 +104,12 @@ def test_white_space_ends(allowed):
         (Grammar(GrammarKind.REGEX, "[ab]/c"), "a", {"/"}),
         (Grammar(GrammarKind.CHOICE, '["x y", "x\\"<|end|>"]'), "x", {" ", '"'}),
         (Grammar(GrammarKind.LARK, 'start: "q" x\nx: "1" | "2" x'), "q2", {"1", "2"}),
+        (
+            Grammar(GrammarKind.LARK, 'root ::= "q" my-x # start: no\nmy-x ::= "1" | "2" my-x'),
+            "q2",
+            {"1", "2"},
+        ),
+        (Grammar(GrammarKind.LARK, 'root ::= "a <|x" [/"] "x"'), "a <|x", {"/", '"'}),
         (Grammar(GrammarKind.JSON_SCHEMA, "true"), "[1", None),
         (Grammar(GrammarKind.JSON_OBJECT), "{", None),
     ],
@@ -136,6 +142,11 @@ def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenize
         (Grammar(GrammarKind.JSON_SCHEMA, '{"type": "string", "format": "foo"}', "where"), ["format", "foo"]),
         (Grammar(GrammarKind.JSON_SCHEMA, '{"oneOf": [{"type": "number"}, {"type": "integer"}]}', "where"),
          ["oneOf", "anyOf"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"properties": {"a": {}}, "minProperties": 1}', "where"),
+         ["minProperties", "required"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"pattern": "(?=a)b"}', "where"), ["pattern:", "look-ahead"]),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"patternProperties": {"a": {}, "b": {}}}', "where"),
+         ["patternProperties"]),
         (Grammar(GrammarKind.JSON_SCHEMA, "false", "where"), ["false"]),
         (Grammar(GrammarKind.JSON_SCHEMA, '{"$ref": "#"}', "where"), ["admits nothing"]),
         (Grammar(GrammarKind.JSON_SCHEMA, "{", "where"), ["JSON"]),
@@ -144,6 +155,11 @@ def test_a_choice_that_spells_a_control_token_is_text(constrainer, ids, tokenize
         (Grammar(GrammarKind.LARK, "start: <|end|>", "where"), ["control"]),
         (Grammar(GrammarKind.LARK, "start: <[1-5]>", "where"), ["control"]),
         (Grammar(GrammarKind.LARK, "start: @turn", "where"), ["other grammars"]),
+        (Grammar(GrammarKind.LARK, "root ::= x", "where"), ["EBNF", "'x' not found"]),
+        (Grammar(GrammarKind.LARK, "root ::= <|end|>", "where"), ["EBNF", "line 1"]),
+        (Grammar(GrammarKind.LARK, "root ::= " + "(" * 9999 + ")" * 9999, "where"), ["EBNF", "recursion"]),
+        (Grammar(GrammarKind.LARK, 'root ::= "' + "x" * 40000 + '"', "where"), ["EBNF", "32768"]),
+        (Grammar(GrammarKind.LARK, r'root ::= "\u0041bc"', "where"), ["EBNF", r"\u0041"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_named(constrainer, grammar, words):
@@ -228,6 +244,39 @@ def test_a_form_that_compiles_keeps_nobody_waiting(folder, monkeypatch):
     assert own.begin(Turn(TurnConstraint(FREE)), []).mask()
     go.set()
     thread.join()
+
+
+def test_who_asks_for_a_form_that_compiles_waits_for_it(folder, monkeypatch):
+    own, made, slow, go = HarmonyConstrainer(folder, 512), [], threading.Event(), threading.Event()
+    compiled = HarmonyConstrainer._compile
+
+    def compile_slowly(self, wanted):
+        made.append(wanted)
+        slow.set()
+        go.wait(0.3)  # in which the second would begin, too
+        return compiled(self, wanted)
+
+    monkeypatch.setattr(HarmonyConstrainer, "_compile", compile_slowly)
+    wrong = Turn(TurnConstraint(Grammar(GrammarKind.REGEX, "(", "where")))
+    for turn in (Turn(TurnConstraint(FORMED)), wrong):
+        errors: list[Exception] = []
+
+        def ask(turn=turn, errors=errors):
+            try:
+                own.begin(turn, [])
+            except RequestError as error:
+                errors.append(error)
+
+        slow.clear()
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        threads[0].start()
+        assert slow.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(errors) == (3 if turn is wrong else 0)
+    assert made.count(TurnConstraint(FORMED)) == 1
 
 
 def test_a_folder_without_tokenizer_json(tmp_path):

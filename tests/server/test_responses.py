@@ -192,6 +192,16 @@ def test_mistakes_are_named(server, body, param):
     assert answer.json()["error"]["param"] == param
 
 
+def test_a_choice_of_tools_that_is_not_taken_names_those_that_are(server):
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": []}
+    error = server.post("/v1/responses", {"input": "hi", "tool_choice": choice}).json()["error"]
+    assert error["param"] == "tool_choice.type"
+    for kind in ("function", "custom", "mcp", "code_interpreter", "web_search"):
+        assert f"'{kind}'" in error["message"]
+    incomplete = server.post("/v1/responses", {"input": "hi", "tool_choice": {"type": "mcp"}})
+    assert incomplete.json()["error"]["param"] == "tool_choice.server_label"
+
+
 def test_wrong_pages_are_named(server):
     made = server.client.responses.create(model="test", input="hi")
     path = f"/v1/responses/{made.id}/input_items"

@@ -119,7 +119,7 @@ class StructuredOutputs(WireModel):
     json_: dict[str, Any] | None = Field(None, alias="json")
     regex: str | None = Field(None, min_length=1)
     choice: list[Annotated[str, Field(min_length=1)]] | None = Field(None, min_length=1)
-    grammar: str | None = Field(None, min_length=1)  # Lark
+    grammar: str | None = Field(None, min_length=1)  # Lark, or EBNF as llama.cpp writes it (GBNF)
 
 
 class ChatRequest(SamplingFields):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from mosso.api.chat_schema import Metadata
+from mosso.api.chat_schema import Metadata, StructuredOutputs
 from mosso.api.responses_tool_schema import (
     CodeCallItem,
     CodeChoice,
@@ -264,6 +264,11 @@ class CustomChoice(WireModel):
     name: str
 
 
+NamedChoice = Annotated[
+    FunctionChoice | CustomChoice | McpChoice | CodeChoice | SearchChoice, Field(discriminator="type")
+]
+
+
 class TextOptions(WireModel):
     format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None  # the default; gpt-oss has no such control
@@ -298,15 +303,9 @@ class ResponsesRequest(WireRequest):
     max_tool_calls: int | None = Field(None, ge=1)  # of built-in tools
     parallel_tool_calls: bool = True
     tools: list[Tool] = Field(default_factory=list, max_length=512)
-    tool_choice: (
-        Literal["auto", "none", "required"]
-        | FunctionChoice
-        | CustomChoice
-        | McpChoice
-        | CodeChoice
-        | SearchChoice
-    ) = "auto"
+    tool_choice: Literal["auto", "none", "required"] | NamedChoice = "auto"
     text: TextOptions = Field(default_factory=TextOptions)
+    structured_outputs: StructuredOutputs | None = None  # no field of OpenAI's
     reasoning: ReasoningOptions = Field(default_factory=ReasoningOptions)
     chat_template_kwargs: TemplateKwargs = Field(default_factory=TemplateKwargs)
     truncation: Literal["auto", "disabled"] = "disabled"

@@ -17,7 +17,7 @@ from mosso.api.responses_schema import (
 )
 from mosso.api.responses_tool_schema import CodeChoice, McpChoice, SearchChoice
 from mosso.api.responses_toolset import Toolset
-from mosso.api.structure import Offer, answer_schema, forced_call, free_turn
+from mosso.api.structure import Offer, answer_schema, forced_call, free_turn, one_form
 from mosso.core.constraints import Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.json import JsonObject
 
@@ -36,7 +36,7 @@ def later_turn(body: ResponsesRequest, toolset: Toolset, *, hosted: bool, though
     left = None if budget is None else max(0, budget - thought)
     if hosted:
         return Turn(_free_form(body, toolset), _recipients(body, toolset), left)
-    answer = _answer(body.text.format) or Grammar(GrammarKind.TEXT)
+    answer = _answer(body) or Grammar(GrammarKind.TEXT)
     return Turn(free_turn(answer, _offered(body)), _recipients(body, Toolset()), left)
 
 
@@ -61,7 +61,7 @@ def _first_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | No
 
 def _free_form(body: ResponsesRequest, toolset: Toolset) -> TurnConstraint | None:
     """Of a turn in which the model chooses; a forced call is made once."""
-    return free_turn(_answer(body.text.format), [*_offered(body), *toolset.offers])
+    return free_turn(_answer(body), [*_offered(body), *toolset.offers])
 
 
 def _offered(body: ResponsesRequest) -> list[Offer]:
@@ -81,7 +81,11 @@ def _of_server(choice: McpChoice, toolset: Toolset) -> list[Offer]:
     return wanted
 
 
-def _answer(form: TextFormat | None) -> Grammar | None:
+def _answer(body: ResponsesRequest) -> Grammar | None:
+    return one_form(_formatted(body.text.format), body.structured_outputs, "text.format")
+
+
+def _formatted(form: TextFormat | None) -> Grammar | None:
     if isinstance(form, SchemaFormat):
         return answer_schema(form.schema_, "text.format.schema")
     if form is not None and form.type == "json_object":

@@ -131,17 +131,20 @@ def _schema_of(parameters: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _answer(body: ChatRequest) -> Grammar | None:
-    form, outputs = body.response_format, body.structured_outputs
-    formed = form is not None and form.type != "text"
-    if formed and outputs is not None:
-        raise RequestError("Give either response_format or structured_outputs.", param="structured_outputs")
-    if outputs is not None:
-        return _structured(outputs)
-    return _formatted(form) if form is not None else None
+    return one_form(_formatted(body.response_format), body.structured_outputs, "response_format")
 
 
-def _formatted(form: ResponseFormat) -> Grammar | None:
-    if form.type == "text":
+def one_form(form: Grammar | None, outputs: StructuredOutputs | None, name: str) -> Grammar | None:
+    """The answer's form, which either the field `name` says or `structured_outputs`."""
+    if outputs is None:
+        return form
+    if form is not None:
+        raise RequestError(f"Give either {name} or structured_outputs.", param="structured_outputs")
+    return _structured(outputs)
+
+
+def _formatted(form: ResponseFormat | None) -> Grammar | None:
+    if form is None or form.type == "text":
         return None
     if form.type == "json_object":
         return Grammar(GrammarKind.JSON_OBJECT, param="response_format")

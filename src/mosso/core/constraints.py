@@ -19,7 +19,7 @@ class GrammarKind(StrEnum):
     JSON_OBJECT = "json_object"  # nothing: any JSON object
     JSON_SCHEMA = "json_schema"  # a JSON schema
     REGEX = "regex"  # a regular expression that the whole text matches
-    LARK = "lark"  # a Lark grammar; its rule `start` is the whole text
+    LARK = "lark"  # a Lark grammar; its rule `start` is the whole text. Or EBNF (GBNF), whose rule is `root`
     CHOICE = "choice"  # a JSON list of strings, one of which is the whole text
 
 

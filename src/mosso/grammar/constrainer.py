@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,13 @@ ONE_OF = (
 )
 """Instead of the library's advice to switch on what would weaken the schema."""
 
+NAMES = {
+    "min/maxProperties": "minProperties/maxProperties",
+    "patternProperty": "patternProperties",
+    "regex parse error": "pattern: regex parse error",
+}
+"""What the library calls otherwise than the client's schema does."""
+
 _Compilable = TurnConstraint | tuple[str, ...]  # a turn's form; or the recipients of one that has none
 
 
@@ -38,7 +46,7 @@ class HarmonyConstrainer:
         self._folder = folder
         self._vocab_size = vocab_size
         self._reading = Lock()  # of the vocabulary
-        self._compiled: OrderedDict[_Compilable, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[_Compilable, Future[LLMatcher]] = OrderedDict()
         self._lock = Lock()  # of `_compiled`, and of the matchers in it
 
     @cached_property
@@ -72,16 +80,22 @@ class HarmonyConstrainer:
         return form, self._copy(turn.recipients if form is None else ())
 
     def _copy(self, wanted: _Compilable) -> LLMatcher:
+        """Whoever asks first compiles, others wait for it; what failed is not kept."""
+        mine: Future[LLMatcher] = Future()
         with self._lock:
-            matcher = self._compiled.get(wanted)
-            if matcher is not None:
-                self._compiled.move_to_end(wanted)
-                return matcher.deep_copy()
-        matcher = self._compile(wanted)
-        with self._lock:
-            self._compiled[wanted] = matcher
-            while len(self._compiled) > MAX_COMPILED:
+            found = self._compiled.setdefault(wanted, mine)
+            self._compiled.move_to_end(wanted)
+            if len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
+        if found is mine:
+            try:
+                mine.set_result(self._compile(wanted))
+            except BaseException as error:
+                mine.set_exception(error)
+                with self._lock:
+                    self._compiled.pop(wanted, None)
+        matcher = found.result()
+        with self._lock:
             return matcher.deep_copy()
 
     def _compile(self, wanted: _Compilable) -> LLMatcher:
@@ -121,6 +135,15 @@ def _complaint(grammar: Grammar, vocabulary: LLTokenizer) -> str | None:
         return None
     matcher = LLMatcher(vocabulary, content_grammar(grammar), log_level=0, limits=LIMITS)
     if matcher.is_error():
-        return ONE_OF if "coerce_one_of" in matcher.get_error() else matcher.get_error()
+        complaint = matcher.get_error()
+        return _by_schema_names(complaint) if grammar.kind is GrammarKind.JSON_SCHEMA else complaint
     matcher.compute_bitmask()  # only now is a schema seen that refers to itself and to nothing else
     return "It admits nothing." if matcher.is_error() else None
+
+
+def _by_schema_names(complaint: str) -> str:
+    if "coerce_one_of" in complaint:
+        return ONE_OF
+    for theirs, name in NAMES.items():
+        complaint = complaint.replace(theirs, name)
+    return complaint

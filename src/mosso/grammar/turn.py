@@ -19,15 +19,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from mosso.core.constraints import Grammar, GrammarKind, TurnConstraint
 from mosso.core.errors import RequestError
+from mosso.grammar.thinking import in_short
 
 WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between JSON's tokens. Bounded, because a model that has nothing to say would write spaces for ever."""
 
 _JSON = (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA)
 
+MAX_EBNF = 32 << 10  # characters: the conversion is quadratic in the rules, and holds the interpreter's lock
+_EBNF_RULE = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
+_UNICODE_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\[uU]")
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\\n])+/|//.*')  # in Lark: text, patterns, comments
 
 _TURN = """
@@ -124,10 +129,25 @@ def _schema(grammar: Grammar) -> dict[str, Any]:
 def _lark(grammar: Grammar) -> str:
     """Refuses control tokens (`<|end|>`, `<[1-9]>`) and other grammars (`@turn`): the turn could leave the
     Harmony structure with them."""
-    bare = _QUOTED.sub("", grammar.text)
+    text = _lark_of_ebnf(grammar) if _EBNF_RULE.search(grammar.text) else grammar.text
+    bare = _QUOTED.sub("", text)
     if any(mark in bare for mark in ("<|", "<[", "@")):
         raise RequestError("A grammar may not name control tokens or other grammars.", param=grammar.param)
-    return grammar.text
+    return text
+
+
+def _lark_of_ebnf(grammar: Grammar) -> str:
+    """By the library's own conversion, which raises whatever it likes."""
+    if len(grammar.text) > MAX_EBNF:
+        raise RequestError(f"An EBNF grammar has at most {MAX_EBNF} characters.", param=grammar.param)
+    if _UNICODE_ESCAPE.search(grammar.text):  # the conversion cuts leading zeros: another character
+        message = "Escapes such as \\u0041 are not honoured in EBNF: write the character itself."
+        raise RequestError(message, param=grammar.param)
+    try:
+        return gbnf_to_lark(grammar.text)
+    except Exception as error:
+        message = f"The EBNF grammar cannot be read: {in_short(str(error))}"
+        raise RequestError(message, param=grammar.param) from None
 
 
 def _sole(grammar: str) -> dict[str, Any]:
