@@ -15,6 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from mosso.checkpoint.models import FOLDER_VARIABLES
+from mosso.cli.environment import NIM, variables
 from mosso.cli.serve_command import command as serve
 from mosso.core.requests import EngineStats
 from mosso.server.metrics import Metrics
@@ -135,6 +137,22 @@ def test_compose_names_files_that_are_there():
     scraped = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())["scrape_configs"][0]
     assert scraped["static_configs"][0]["targets"] == ["mosso:8000"]
     assert compose["services"]["mosso"]["read_only"] is True
+
+
+def set_by(file: str) -> set[str]:
+    """The variables that the image or the unit sets."""
+    text = re.sub(r"\\\n *", " ", (ROOT / file).read_text())
+    lines = re.findall(r"^(?:ENV |Environment=)(.*)", text, re.MULTILINE)
+    return {part.partition("=")[0] for line in lines for part in line.split()}
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "deploy/systemd/mosso.service"])
+def test_no_variable_of_ours_silences_one_of_nims(file):
+    """MOSSO_* are stronger than NIM_*: set here, they would leave those that a person sets no effect."""
+    flags = {variables(parameter)[0] for parameter in serve.params if parameter.name in NIM}
+    assert len(flags) == len(NIM)
+    assert {"HOME", FOLDER_VARIABLES[1]} <= set_by(file)
+    assert not (flags | {FOLDER_VARIABLES[0]}) & set_by(file)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
