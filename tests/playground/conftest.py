@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,12 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
         yield open_
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `mosso serve demo`."""
-    log = tmp_path_factory.mktemp("playground") / "log"
+@contextmanager
+def serving(log: Path, *flags: str) -> Iterator[str]:
+    """The URL of `mosso serve demo`, which must end well."""
     with log.open("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning"],
+            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning", *flags],
             stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         assert process.stdout is not None
@@ -133,6 +132,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("playground") / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """serve(*flags): the URL of a demo server of the test's own."""
+    with ExitStack() as servers:
+        yield lambda *flags: servers.enter_context(serving(tmp_path / "log", *flags))
 
 
 @pytest.fixture
