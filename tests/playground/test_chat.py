@@ -240,3 +240,72 @@ def test_the_engine_is_watched(serve, open_tab):
     for name in ("Running", "Waiting"):
         expect(shown(name)).to_have_text("0")
     expect(tab.page.get_by_role("img", name=re.compile("Tokens per second"))).to_be_visible()
+
+
+def ask_at_length(tab) -> None:
+    """Half a thousand tokens of thinking, which a person has time to end."""
+    tab.page.get_by_label("Temperature").fill("0")
+    tab.page.get_by_text("high", exact=True).click()
+    tab.ask("What is 473 * 862?")
+
+
+def test_the_thinking_is_ended_early(demo, open_tab):
+    tab = open_tab(demo)
+    ask_at_length(tab)
+    tab.page.get_by_role("button", name="Answer now").click()
+    tab.answered()
+    expect(tab.page.locator(".markdown")).not_to_be_empty()
+    speed = tab.page.get_by_test_id("speed").inner_text()
+    thought = int(re.findall(r"\((\d+) thinking\)", speed)[0])
+    assert 0 < thought < 500
+    expect(tab.page.locator(".thinking summary")).to_contain_text("Thought for")
+    assert "equal." not in tab.page.locator(".thought").text_content(), "its last word, where nobody ends it"
+
+
+def test_an_answer_is_stopped(demo, open_tab):
+    tab = open_tab(demo)
+    ask_at_length(tab)
+    expect(tab.page.locator(".thought")).to_contain_text("wants a product")
+    tab.page.get_by_role("button", name="Stop").click()
+    expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("Stopped.")
+    expect(tab.page.locator(".markdown")).to_have_count(0)
+    tab.page.get_by_role("button", name="Engine").click()
+    expect(tab.page.get_by_test_id("running")).to_have_text("0")
+    tab.ask(SUM)
+    tab.answered()
+    expect(tab.page.get_by_role("region", name="Answer").nth(1)).to_contain_text("42")
+
+
+def test_the_raw_tokens(demo, open_tab):
+    tab = open_tab(demo)
+    tab.page.get_by_label("Temperature").fill("0")
+    tab.ask(SUM)
+    tab.answered()
+    tab.page.get_by_role("button", name="Raw Harmony").click()
+    prompt, output = (tab.page.get_by_role("region", name=f"{of} tokens") for of in ("Prompt", "Output"))
+    expect(prompt).to_contain_text(f"<|start|>user<|message|>{SUM}<|end|><|start|>assistant")
+    expect(output).to_have_text(
+        re.compile(
+            r"^<\|channel\|>analysis<\|message\|>.*<\|end\|>"
+            r"<\|start\|>assistant<\|channel\|>final<\|message\|>.*42.*<\|return\|>$",
+            re.DOTALL,
+        )
+    )
+
+
+def test_a_key_of_a_key_file_is_asked_for(serve, open_tab, tmp_path):
+    keys = tmp_path / "keys.toml"
+    made = subprocess.run(
+        [sys.executable, "-m", "mosso.cli", "keys", "new", str(keys), "ann"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    tab = open_tab(serve("--api-keys", str(keys)))
+    expect(tab.page.get_by_role("alert")).to_contain_text("API key")
+    tab.page.get_by_label("API key").fill("wrong")
+    expect(tab.page.get_by_role("alert")).to_contain_text("API key")
+    tab.page.get_by_label("API key").fill(made.stdout.strip())
+    expect(tab.page.get_by_role("alert")).to_have_count(0)
+    tab.ask(SUM)
+    tab.answered()
+    expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("42")
+    tab.complaints.clear()  # the console tells the 401s by itself
