@@ -138,8 +138,23 @@ def test_the_dockerfile_is_linted():
     assert done.returncode == 0, done.stdout
 
 
+def composed(file: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / file).read_text())
+    return read
+
+
+def test_compose_needs_a_gpu_only_where_the_gpus_file_goes_along():
+    """A reservation, of no device too, would be refused where NVIDIA's runtime is missing."""
+    assert "deploy" not in composed("compose.yaml")["services"]["mosso"]
+    added = composed("compose.gpu.yaml")["services"]
+    assert set(added) == {"mosso"}
+    (device,) = added["mosso"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert "nvidia/cuda" in added["mosso"]["build"]["args"]["BASE"]
+
+
 def test_compose_names_files_that_are_there():
-    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    compose = composed("compose.yaml")
     for service in compose["services"].values():
         for volume in service["volumes"]:
             path = volume.split(":")[0]
