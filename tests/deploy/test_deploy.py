@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,15 @@ def test_manifests_are_what_kubernetes_takes(case):
     for document in documents:
         if document["kind"] != "ServiceMonitor":  # of the Prometheus operator, not of Kubernetes
             kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+def test_the_chart_takes_the_values_of_the_documents():
+    text = (ROOT / "docs/deployment.md").read_text()
+    lines = re.findall(r"^    helm install (\S+) deploy/helm/mosso (.+)", text, re.MULTILINE)
+    assert lines
+    for name, values in lines:
+        done = helm("template", name, str(CHART), *shlex.split(values))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("case", CASES)
