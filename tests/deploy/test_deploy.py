@@ -23,6 +23,9 @@ from mosso.checkpoint.models import FOLDER_VARIABLES
 from mosso.cli.environment import NIM, variables
 from mosso.cli.serve_command import command as serve
 
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from needs import missing, needs
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/mosso"
 BIN = Path(sys.executable).parent
@@ -190,7 +193,19 @@ def test_no_variable_of_ours_silences_one_of_nims(file):
     assert not (flags | {FOLDER_VARIABLES[0]}) & set_by(file)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+def test_what_ci_lacks_fails_there(monkeypatch):
+    assert "export MOSSO_CI=1" in (ROOT / ".ci/run").read_text()
+    monkeypatch.delenv("MOSSO_CI", raising=False)
+    assert needs(False, "none").args == (True,)
+    with pytest.raises(pytest.skip.Exception):
+        missing("none")
+    monkeypatch.setenv("MOSSO_CI", "1")
+    assert needs(False, "none").args == (False,)
+    with pytest.raises(pytest.fail.Exception):
+        missing("none")
+
+
+@needs(shutil.which("systemd-analyze") is not None, "there is no systemd")
 def test_the_unit_is_one_that_systemd_reads():
     unit = ROOT / "deploy/systemd/mosso.service"
     done = subprocess.run(
