@@ -25,13 +25,14 @@ RUN /opt/mosso/bin/pip install --constraint constraints.txt '.[hub,mcp,otel]'
 FROM base
 # Nothing but /cache and /tmp is ever written: the root file system may be read-only.
 #   /cache/models  what `mosso pull` brings     /cache  compiled kernels, stored responses, batches
+# The models' folder has NIM's name for it: MOSSO_MODELS, which is stronger, would leave NIM_CACHE_PATH no effect.
 ENV PATH=/opt/mosso/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/cache \
     XDG_CACHE_HOME=/cache \
     XDG_STATE_HOME=/cache/state \
     TRITON_CACHE_DIR=/cache/triton \
-    MOSSO_MODELS=/cache/models \
+    NIM_CACHE_PATH=/cache/models \
     MOSSO_HOST=0.0.0.0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

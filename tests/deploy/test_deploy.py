@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from mosso.checkpoint.models import FOLDER_VARIABLES
+from mosso.cli.environment import NIM, variables
 from mosso.cli.serve_command import command as serve
-from mosso.core.requests import EngineStats
-from mosso.server.metrics import Metrics
+
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from needs import missing, needs
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/mosso"
@@ -31,6 +38,8 @@ CASES: dict[str, list[str]] = {
     ],
     "cpu": ["gpus=0", "podDisruptionBudget.enabled=false", "cache.existingClaim=mine"],
 }  # fmt: skip
+
+SILENT = {"mosso:client_disconnects_total", "mosso:repairs_total", "mosso:responses_not_stored_total"}
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,6 +70,15 @@ def test_manifests_are_what_kubernetes_takes(case):
     for document in documents:
         if document["kind"] != "ServiceMonitor":  # of the Prometheus operator, not of Kubernetes
             kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+def test_the_chart_takes_the_values_of_the_documents():
+    text = (ROOT / "docs/deployment.md").read_text()
+    lines = re.findall(r"^    helm install (\S+) deploy/helm/mosso (.+)", text, re.MULTILINE)
+    assert lines
+    for name, values in lines:
+        done = helm("template", name, str(CHART), *shlex.split(values))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,22 +114,29 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
 
 
-def test_every_metric_of_the_dashboard_is_one_of_ours():
-    metrics = Metrics("m")
-    metrics.finished("stop", generated_tokens=1, seconds=1.0)
-    metrics.repaired("kind")
-    exposed = metrics.text(EngineStats(finished={"stop": 1})).decode()
-    ours = {sample.name for family in text_string_to_metric_families(exposed) for sample in family.samples}
-    labelled = {
-        "mosso:http_requests_total",
-        "mosso:client_disconnects_total",
-        "mosso:responses_not_stored_total",
-    }
-    families = {line.split()[2] for line in exposed.splitlines() if line.startswith("# TYPE")}
+@pytest.fixture(scope="module")
+def exposed() -> Iterator[str]:
+    """/metrics of the demo after one request."""
+    command = [sys.executable, "-m", "mosso.cli", "serve", "demo", "--port", "0", "--log-level", "error"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None
+        found = re.search(r"http://[\d.:]+", server.stdout.readline())
+        assert found
+        body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}]}
+        httpx.post(f"{found.group()}/v1/chat/completions", json=body, timeout=60).raise_for_status()
+        yield httpx.get(f"{found.group()}/metrics", timeout=60).text
+        server.terminate()
+
+
+def test_every_metric_of_the_dashboard_is_one_of_ours(exposed):
+    """A counter with labels has no samples before its first event, but its family is there: SILENT."""
+    families = list(text_string_to_metric_families(exposed))
+    ours = {sample.name for family in families for sample in family.samples}
+    silent = {family.name + "_total" for family in families if not family.samples}
     named = {name for text in expressions() for name in re.findall(r"\b(?:vllm|mosso):\w+", text)}
     assert len(named) > 20
-    for name in named:
-        assert name in ours or (name in labelled and name in families), name
+    assert named - ours <= silent & SILENT
 
 
 def test_dashboards_and_datasources_agree():
@@ -126,8 +151,23 @@ def test_the_dockerfile_is_linted():
     assert done.returncode == 0, done.stdout
 
 
+def composed(file: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / file).read_text())
+    return read
+
+
+def test_compose_needs_a_gpu_only_where_the_gpus_file_goes_along():
+    """A reservation, of no device too, would be refused where NVIDIA's runtime is missing."""
+    assert "deploy" not in composed("compose.yaml")["services"]["mosso"]
+    added = composed("compose.gpu.yaml")["services"]
+    assert set(added) == {"mosso"}
+    (device,) = added["mosso"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert "nvidia/cuda" in added["mosso"]["build"]["args"]["BASE"]
+
+
 def test_compose_names_files_that_are_there():
-    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    compose = composed("compose.yaml")
     for service in compose["services"].values():
         for volume in service["volumes"]:
             path = volume.split(":")[0]
@@ -137,7 +177,35 @@ def test_compose_names_files_that_are_there():
     assert compose["services"]["mosso"]["read_only"] is True
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+def set_by(file: str) -> set[str]:
+    """The variables that the image or the unit sets."""
+    text = re.sub(r"\\\n *", " ", (ROOT / file).read_text())
+    lines = re.findall(r"^(?:ENV |Environment=)(.*)", text, re.MULTILINE)
+    return {part.partition("=")[0] for line in lines for part in line.split()}
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "deploy/systemd/mosso.service"])
+def test_no_variable_of_ours_silences_one_of_nims(file):
+    """MOSSO_* are stronger than NIM_*: set here, they would leave those that a person sets no effect."""
+    flags = {variables(parameter)[0] for parameter in serve.params if parameter.name in NIM}
+    assert len(flags) == len(NIM)
+    assert {"HOME", FOLDER_VARIABLES[1]} <= set_by(file)
+    assert not (flags | {FOLDER_VARIABLES[0]}) & set_by(file)
+
+
+def test_what_ci_lacks_fails_there(monkeypatch):
+    assert "export MOSSO_CI=1" in (ROOT / ".ci/run").read_text()
+    monkeypatch.delenv("MOSSO_CI", raising=False)
+    assert needs(False, "none").args == (True,)
+    with pytest.raises(pytest.skip.Exception):
+        missing("none")
+    monkeypatch.setenv("MOSSO_CI", "1")
+    assert needs(False, "none").args == (False,)
+    with pytest.raises(pytest.fail.Exception):
+        missing("none")
+
+
+@needs(shutil.which("systemd-analyze") is not None, "there is no systemd")
 def test_the_unit_is_one_that_systemd_reads():
     unit = ROOT / "deploy/systemd/mosso.service"
     done = subprocess.run(

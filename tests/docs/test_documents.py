@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -9,12 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 
 from mosso.cli.main import main
+from mosso.core.errors import UsageError
+from mosso.tools.sandbox import Sandbox
+
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from needs import missing
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -29,12 +37,12 @@ ONLY_NAMED = {"mosso bench table", "mosso chat [MODEL or URL]", "mosso serve [MO
 HERE = re.compile(r"(127\.0\.0\.1|localhost):8000")
 
 
-@pytest.fixture(scope="module")
-def demo() -> Iterator[str]:
-    """Address and port of a server of the demo."""
+@contextmanager
+def serving(*arguments: str, folder: Path = ROOT) -> Iterator[str]:
+    """Address and port of `mosso serve`, which must end well."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "error"],
-        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        [sys.executable, "-m", "mosso.cli", "serve", *arguments, "--port", "0", "--log-level", "error"],
+        stdout=subprocess.PIPE, text=True, cwd=folder, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stdout is not None
     found = re.search(r"http://([\d.:]+)", process.stdout.readline())
@@ -43,6 +51,12 @@ def demo() -> Iterator[str]:
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    with serving() as address:
+        yield address
 
 
 def examples(language: str) -> list[object]:
@@ -115,6 +129,43 @@ def test_commands_that_are_only_shown_would_be_taken(line, tmp_path, monkeypatch
         assert found is not None
         command, parent = found, click.Context(found, parent, name)
     command.make_context(name, arguments, parent)
+
+
+SERVERS = [line for line in shown_commands() if line.startswith("mosso serve ")]
+
+
+@pytest.mark.parametrize("line", SERVERS)
+def test_servers_that_are_only_shown_would_serve(line, tmp_path, monkeypatch):
+    """With the demo for a model that is not here; programs of others would start when they are needed."""
+    if "--python-tool" in line and (why := asyncio.run(no_sandbox())):
+        missing(why)
+    tools = (ROOT / "docs/tools.md").read_text()
+    (servers,) = re.findall(r"^    (\{\"mcpServers\".*(?:\n     .*)*)", tools, re.MULTILINE)
+    (tmp_path / "servers.json").write_text(servers)
+    monkeypatch.setenv("TOKEN", "secret")
+    with serving(*shlex.split(line.replace(" 20b", " demo"))[2:], folder=tmp_path) as address:
+        assert httpx.get(f"http://{address}/v1/health/ready", timeout=60).status_code == 200
+
+
+async def no_sandbox() -> str | None:
+    """Why there is none here, for the model's own python."""
+    try:
+        await Sandbox().check()
+    except UsageError as error:
+        return error.message
+    return None
+
+
+def test_a_capsule_is_replayed_as_shown(tmp_path):
+    (line,) = [line for line in shown_commands() if re.match(r"mosso replay DIR/\S+$", line)]
+    with serving("--capsule-dir", str(tmp_path)) as address:
+        body = {"prompt": "Hello", "max_tokens": 4}
+        asked = {"X-Mosso-Capsule": "1"}
+        httpx.post(
+            f"http://{address}/v1/completions", json=body, headers=asked, timeout=60
+        ).raise_for_status()
+    (capsule,) = tmp_path.glob("*.json")
+    run(["bash", "-euc", re.sub(r"DIR/\S+", shlex.quote(str(capsule)), line)], tmp_path)
 
 
 def test_a_part_of_the_tests_need_not_cover_everything():

@@ -72,6 +72,7 @@ class ScriptedSource:
     def __init__(self, script: Callable[[Request], Sequence[int] | Iterable[TokenEvent]]) -> None:
         self.script = script
         self.batch = 1
+        self.logprob = -0.5  # of every token
         self.max_context = 4096
         self.vocab_size = 269
         self.seen: list[Request] = []
@@ -133,7 +134,7 @@ class ScriptedSource:
         if count is None:
             return ()
         return tuple(
-            TokenLogprob(token, -0.5, tuple((other, -1.0 - other) for other in range(97, 97 + count)))
+            TokenLogprob(token, self.logprob, tuple((other, -1.0 - other) for other in range(97, 97 + count)))
             for token in tokens
         )
 

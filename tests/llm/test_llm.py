@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -66,6 +67,21 @@ def test_a_batch_keeps_its_order(llm, capfd):
     assert again[0].text == answers[2].text
     assert llm.chat([[{"role": "user", "content": SUM}]], progress=True)
     assert capfd.readouterr().out == ""
+
+
+def test_a_batch_shows_its_progress_in_a_terminal():
+    """A bar, and nothing of it is left: the last thing erases its line."""
+    code = "from mosso import LLM\nwith LLM('demo') as llm: llm.chat(['What is 2 + 3?'] * 3)"
+    ours, theirs = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=theirs, env=os.environ | {"TERM": "xterm"}):
+        os.close(theirs)
+        drawn = b""
+        with suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:  # EIO is its end
+            while piece := terminal.read(4096):
+                drawn += piece
+    assert b"generating" in drawn
+    assert b"3/3" in drawn
+    assert drawn.endswith(b"\x1b[2K")
 
 
 def test_functions_are_run_and_their_results_read(llm):

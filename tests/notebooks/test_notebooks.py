@@ -38,6 +38,9 @@ def test_it_runs(path, tmp_path, monkeypatch):
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs), "there is a plot"
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    assert "Warning" not in str(outputs)
+    if path.stem == "quickstart":
+        assert 'value="32"></progress> 32/32' in str(outputs), "a batch has shown its progress"
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from needs import needs
 from scripted_server import scripted
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,11 +29,10 @@ expect.set_options(timeout=15_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if CHROMIUM is None:
-        here = Path(__file__).parent
-        for item in items:
-            if here in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="there is no Chromium"))
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(needs(CHROMIUM is not None, "there is no Chromium"))
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +117,12 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
         yield open_
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of `mosso serve demo`."""
-    log = tmp_path_factory.mktemp("playground") / "log"
+@contextmanager
+def serving(log: Path, *flags: str) -> Iterator[str]:
+    """The URL of `mosso serve demo`, which must end well."""
     with log.open("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning"],
+            [sys.executable, "-m", "mosso.cli", "serve", "--port", "0", "--log-level", "warning", *flags],
             stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         assert process.stdout is not None
@@ -133,6 +132,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("playground") / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """serve(*flags): the URL of a demo server of the test's own."""
+    with ExitStack() as servers:
+        yield lambda *flags: servers.enter_context(serving(tmp_path / "log", *flags))
 
 
 @pytest.fixture

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from bisect import bisect_right
+from contextlib import ExitStack
 
+import httpx
+import pytest
 from playwright.sync_api import expect
 
 SUM = "What is 17 + 25?"
@@ -116,11 +122,19 @@ def test_tokens_are_coloured_and_tell_their_alternatives(demo, open_tab):
     tokens = tab.page.locator(".tokens .token")
     assert tokens.count() > 3
     assert "42" in "".join(tokens.all_text_contents())
+    for token in tokens.all():
+        probability = float(token.get_attribute("aria-label").rpartition(": ")[2].removesuffix(" %"))
+        assert token.get_attribute("class") in {f"token p{shade}" for shade in shades(probability)}
     tokens.first.hover()
     table = tab.page.get_by_role("table", name="Alternatives")
     expect(table).to_be_visible()
     assert table.get_by_role("row").count() == 5
     expect(table).to_contain_text("%")
+
+
+def shades(percent: float) -> set[int]:
+    """The colour of a probability, and its neighbour where rounding has hidden the border."""
+    return {bisect_right((10, 30, 60, 90), percent + rounded) for rounded in (-0.05, 0.05)}
 
 
 def test_two_settings_side_by_side(demo, open_tab):
@@ -180,9 +194,118 @@ def test_conversations_are_kept_and_exported(demo, open_tab):
     expect(page.locator(".question")).to_have_count(0)
 
 
-def test_the_engine_is_watched(demo, open_tab):
+@pytest.mark.parametrize("language", ["curl", "Python"])
+def test_what_is_exported_runs_and_is_answered(demo, open_tab, language, monkeypatch):
     tab = open_tab(demo)
+    tab.page.get_by_label("Temperature").fill("0")
+    tab.page.get_by_label("Top k").fill("5")  # not of the SDK's signature
+    tab.page.get_by_label("Developer text").fill('It\'s "brief" and costs $5.')
+    tab.ask(SUM)
+    tab.answered()
+    tab.page.get_by_role("button", name="Export").click()
+    tab.page.get_by_text(language, exact=True).click()
+    source = tab.page.get_by_label("Exported conversation").inner_text()
+    monkeypatch.setenv("MOSSO_API_KEY", "none")
+    program = ["bash", "-euc"] if language == "curl" else [sys.executable, "-c"]
+    done = subprocess.run([*program, source], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = (
+        done.stdout if language == "Python" else json.loads(done.stdout)["output"][-1]["content"][0]["text"]
+    )
+    assert "42" in said
+
+
+def test_the_engine_is_watched(serve, open_tab):
+    url = serve("--max-rows", "1", "--kv-memory", "16")
+    tab = open_tab(url)
+    tab.page.get_by_role("button", name="Engine").click()
+
+    def shown(name: str):
+        return tab.page.locator(f"dt:text-is('{name}') + dd")
+
+    for name, value in {"Running": "0", "Waiting": "0", "KV memory in use": "0.0 %"}.items():
+        expect(shown(name)).to_have_text(value)
+    expect(shown("Generating")).to_have_text("0 tokens/s")
+    step = shown("Last step").inner_text()
+    body = {"prompt": "Hello", "min_tokens": 2000, "max_tokens": 2000, "stream": True}
+    with ExitStack() as streams:  # of two, one waits for the other
+        for _ in range(2):
+            streams.enter_context(httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60))
+        expect(shown("Running")).to_have_text("1")
+        expect(shown("Waiting")).to_have_text("1")
+        expect(shown("KV memory in use")).to_have_text(re.compile(r"^([1-9]\d*\.\d|0\.[1-9]) %"))
+        expect(shown("Last step")).to_have_text(re.compile(r"^\d+\.\d ms"))
+        expect(shown("Last step")).not_to_have_text(step)
+        expect(shown("Generating")).to_have_text(re.compile(r"^[1-9]\d* tokens/s"))
+    for name in ("Running", "Waiting"):
+        expect(shown(name)).to_have_text("0")
+    expect(tab.page.get_by_role("img", name=re.compile("Tokens per second"))).to_be_visible()
+
+
+def ask_at_length(tab) -> None:
+    """Half a thousand tokens of thinking, which a person has time to end."""
+    tab.page.get_by_label("Temperature").fill("0")
+    tab.page.get_by_text("high", exact=True).click()
+    tab.ask("What is 473 * 862?")
+
+
+def test_the_thinking_is_ended_early(demo, open_tab):
+    tab = open_tab(demo)
+    ask_at_length(tab)
+    tab.page.get_by_role("button", name="Answer now").click()
+    tab.answered()
+    expect(tab.page.locator(".markdown")).not_to_be_empty()
+    speed = tab.page.get_by_test_id("speed").inner_text()
+    thought = int(re.findall(r"\((\d+) thinking\)", speed)[0])
+    assert 0 < thought < 500
+    expect(tab.page.locator(".thinking summary")).to_contain_text("Thought for")
+    assert "equal." not in tab.page.locator(".thought").text_content(), "its last word, where nobody ends it"
+
+
+def test_an_answer_is_stopped(demo, open_tab):
+    tab = open_tab(demo)
+    ask_at_length(tab)
+    expect(tab.page.locator(".thought")).to_contain_text("wants a product")
+    tab.page.get_by_role("button", name="Stop").click()
+    expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("Stopped.")
+    expect(tab.page.locator(".markdown")).to_have_count(0)
     tab.page.get_by_role("button", name="Engine").click()
     expect(tab.page.get_by_test_id("running")).to_have_text("0")
-    expect(tab.page.get_by_role("complementary", name="Engine")).to_contain_text("KV memory in use")
-    expect(tab.page.get_by_role("img", name=re.compile("Tokens per second"))).to_be_visible()
+    tab.ask(SUM)
+    tab.answered()
+    expect(tab.page.get_by_role("region", name="Answer").nth(1)).to_contain_text("42")
+
+
+def test_the_raw_tokens(demo, open_tab):
+    tab = open_tab(demo)
+    tab.page.get_by_label("Temperature").fill("0")
+    tab.ask(SUM)
+    tab.answered()
+    tab.page.get_by_role("button", name="Raw Harmony").click()
+    prompt, output = (tab.page.get_by_role("region", name=f"{of} tokens") for of in ("Prompt", "Output"))
+    expect(prompt).to_contain_text(f"<|start|>user<|message|>{SUM}<|end|><|start|>assistant")
+    expect(output).to_have_text(
+        re.compile(
+            r"^<\|channel\|>analysis<\|message\|>.*<\|end\|>"
+            r"<\|start\|>assistant<\|channel\|>final<\|message\|>.*42.*<\|return\|>$",
+            re.DOTALL,
+        )
+    )
+
+
+def test_a_key_of_a_key_file_is_asked_for(serve, open_tab, tmp_path):
+    keys = tmp_path / "keys.toml"
+    made = subprocess.run(
+        [sys.executable, "-m", "mosso.cli", "keys", "new", str(keys), "ann"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    tab = open_tab(serve("--api-keys", str(keys)))
+    expect(tab.page.get_by_role("alert")).to_contain_text("API key")
+    tab.page.get_by_label("API key").fill("wrong")
+    expect(tab.page.get_by_role("alert")).to_contain_text("API key")
+    tab.page.get_by_label("API key").fill(made.stdout.strip())
+    expect(tab.page.get_by_role("alert")).to_have_count(0)
+    tab.ask(SUM)
+    tab.answered()
+    expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("42")
+    tab.complaints.clear()  # the console tells the 401s by itself

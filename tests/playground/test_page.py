@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -177,6 +178,28 @@ def test_everything_is_reached_with_the_keyboard(say, open_tab):
         "Copy the answer",
     }
     assert wanted <= reached
+
+
+def test_probabilities_have_their_colours(open_tab):
+    colours = {
+        0.05: "rgb(255, 201, 201)",
+        0.2: "rgb(255, 216, 168)",
+        0.5: "rgb(255, 243, 191)",
+        0.8: "rgb(230, 252, 220)",
+        0.95: "rgba(0, 0, 0, 0)",
+    }
+    with scripted("<|channel|>final<|message|>a<|return|>") as (url, source):
+        tab = open_tab(url, color_scheme="light")
+        tab.switch("Token probabilities")
+        for count, probability in enumerate(colours, 1):
+            source.logprob = math.log(probability)
+            tab.ask("Hi")
+            tab.answered(count)
+            tab.page.get_by_role("button", name="Token probabilities").last.click()
+        shown = tab.page.locator(".tokens .token")
+        expect(shown).to_have_count(len(colours))
+        backgrounds = shown.evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+        assert backgrounds == list(colours.values())
 
 
 def test_an_answer_is_stopped(open_tab):

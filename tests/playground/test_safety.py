@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from hostile import CORPUS, JS
 from playwright.sync_api import expect
 from scripted_server import TOKENIZER, scripted
+
+from mosso.api.responses_toolset import Tools
+from mosso.harmony.conversation import ToolNamespace
+from mosso.tools.tool import Outcome
 
 LEFT_BEHIND = """() => {
   const bad = [];
@@ -63,26 +68,84 @@ def test_hostile_answers(open_tab, part):
             tab.page.get_by_role("button", name="New conversation").click()
 
 
-def test_hostile_calls_and_results(open_tab):
-    with scripted(
-        lambda request: (
-            "<|channel|>commentary to=functions.get_weather<|constrain|>json<|message|>"
-            f'{{"city": "<img src=x onerror={JS}>"}}<|call|>'
-            if "#0" in TOKENIZER.decode(list(request.prompt))[-80:]
-            else f"<|channel|>final<|message|><img src=x onerror={JS}><|return|>"
-        )
-    ) as (url, _):
+CALL = "<|channel|>commentary to=functions.get_weather<|constrain|>json<|message|>{}<|call|>"
+
+
+def results_of(request, sender: str) -> int:
+    return TOKENIZER.decode(list(request.prompt), control=True).count(f"{sender} to=assistant")
+
+
+def unquoted(text: str) -> str:
+    """The argument of a call that the page shows, which lays its JSON out anew."""
+    return json.loads(text)["city"]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_hostile_calls_and_results_by_hand(open_tab, part):
+    hostile = CORPUS[part::4]
+
+    def script(request) -> str:
+        given = results_of(request, "functions.get_weather")
+        if given < len(hostile):
+            return CALL.format(json.dumps({"city": hostile[given]}))
+        return "<|channel|>final<|message|>Done.<|return|>"
+
+    with scripted(script) as (url, source):
+        source.max_context = 1 << 20
         tab = open_tab(url)
         page = tab.page
+        page.on("dialog", lambda dialog: tab.complaints.append(dialog.message))
         tab.settings("Tools")
         page.get_by_role("button", name="Add a function").click()
         page.get_by_label("Description").fill(f"<img src=x onerror={JS}>")
-        tab.ask("#0")
-        call = page.get_by_role("group", name="Call of get_weather")
-        call.get_by_label("Result").fill(f"<svg onload={JS}><script>{JS}</script>")
+        tab.ask("Weather?")
+        for number, payload in enumerate(hostile):
+            call = page.get_by_role("group", name="Call of get_weather").nth(number)
+            call.locator("textarea").first.fill(payload)
+            assert unquoted(call.get_by_label("Arguments").text_content()) == payload
+            call.get_by_role("button", name="Send the result").click()
+            assert call.locator("pre[aria-label=Result]").text_content() == payload
+            check(tab)
+        expect(page.get_by_role("region", name="Answer")).to_contain_text("Done.")
         check(tab)
-        call.get_by_role("button", name="Send the result").click()
-        expect(page.get_by_role("region", name="Answer")).to_contain_text("<img src=x")
+
+
+class Echo:
+    """A python whose every result is what it was asked to run."""
+
+    namespace = ToolNamespace("python", "Runs code.")
+
+    def open(self) -> Echo:
+        return self
+
+    async def run(self, recipient: str, text: str) -> Outcome:
+        return Outcome(text)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_hostile_calls_and_results_of_a_built_in_tool(open_tab, part):
+    hostile = CORPUS[part::4]
+
+    def script(request) -> str:
+        given = results_of(request, "python")
+        if given < len(hostile):
+            return f"<|channel|>analysis to=python code<|message|>{hostile[given]}<|call|>"
+        return "<|channel|>final<|message|>Done.<|return|>"
+
+    with scripted(script, tools=Tools(python=Echo())) as (url, source):
+        source.max_context = 1 << 20
+        tab = open_tab(url)
+        page = tab.page
+        page.on("dialog", lambda dialog: tab.complaints.append(dialog.message))
+        tab.settings("Tools")
+        page.get_by_role("checkbox", name="python").check()
+        tab.ask("Run them")
+        tab.answered()
+        for shown in ("Arguments", "Result"):
+            assert page.locator(f"pre[aria-label={shown}]").all_text_contents() == list(hostile)
         check(tab)
 
 

@@ -3,6 +3,7 @@
 import openai
 import pytest
 from mosso_fakes import harmony, small_tokenizer
+from needs import missing
 from tool_serving import served_with
 
 from mosso.api.responses_toolset import Tools
@@ -167,7 +168,7 @@ async def test_with_the_real_sandbox():
     try:
         await sandbox.check()
     except UsageError as error:
-        pytest.skip(error.message)
+        missing(error.message)
     code = "import socket\ntry:\n    socket.socket()\nexcept OSError:\n    print('alone')\n6 * 7"
     async with served_with(once(code), Tools(python=PythonTool(sandbox))) as server:
         answer = await server.client.responses.create(model="test", input="hi", tools=[TOOL])

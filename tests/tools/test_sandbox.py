@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from needs import needs
 
 from mosso.core.errors import UsageError
 from mosso.tools import sandbox as room
@@ -32,7 +33,7 @@ async def refusal() -> str | None:
 
 WHY_NOT = asyncio.run(refusal())
 x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="system calls by their numbers there")
-needs_sandbox = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+needs_sandbox = needs(WHY_NOT is None, str(WHY_NOT))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
 from mosso.api.settings import ApiSettings, SamplingDefaults
 from mosso.checkpoint.config import read_generation_defaults
 from mosso.checkpoint.models import find_model
@@ -20,11 +17,11 @@ from mosso.core.errors import UsageError
 from mosso.engine.settings import EngineSettings
 from mosso.llm.answers import Answer, Completion, Piece
 from mosso.llm.conversation import ChatTurn, Message, completed, messages_of
+from mosso.llm.progress import shown
 from mosso.llm.runtime import End, Runtime
 
 T = TypeVar("T")
 Messages = str | Sequence[Message]
-_BAR = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 class LLM:
@@ -154,13 +151,12 @@ class LLM:
         """All results, in order; as many at once as keep the engine full. The first error ends all."""
         room = asyncio.Semaphore(2 * self._runtime.limits.max_rows)
         hidden = progress is not None and not progress
-        with Progress(*_BAR, console=Console(stderr=True), transient=True, disable=hidden) as bar:
-            task = bar.add_task("generating", total=len(work))
+        with shown(len(work), hidden=hidden) as advance:
 
             async def one(coroutine: Coroutine[Any, Any, T]) -> T:
                 async with room:
                     result = await coroutine
-                bar.advance(task)
+                advance()
                 return result
 
             try:
