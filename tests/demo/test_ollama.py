@@ -85,3 +85,10 @@ def test_what_is_told_of_the_model(client):
     assert listed.details.quantization_level == "MXFP4"
     assert shown.modelinfo["gptoss.context_length"] >= 4096
     assert shown.modelinfo["general.parameter_count"] > 1_000_000
+
+
+def test_a_form_that_cannot_be_read_is_named(client):
+    form = {"type": "object", "properties": {"name": {"type": "string", "pattern": "a("}}}
+    with pytest.raises(ollama.ResponseError, match="pattern") as refused:
+        client.chat("demo", [{"role": "user", "content": "Hello"}], format=form)
+    assert refused.value.status_code == 400

@@ -15,7 +15,7 @@ EPS = 1e-5
 
 @pytest.fixture
 def hidden(device):
-    return 2880 if device.type == "cuda" else 72
+    return 2880 if device.type == "cuda" else 712  # fewer would let the RMS of one token stray to its limit
 
 
 def draw(*shape, device, dtype=torch.float32, scale=1.0):
