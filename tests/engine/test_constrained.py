@@ -147,11 +147,8 @@ def test_constrained_rows_run_in_every_step(constrained):
     bench = constrained()
     found = bench.run_all([asks("one")])
     work = [item for plan in bench.runner.plans for item in plan.work if item.samples]
+    assert len(work) - len(found["one"].tokens) in (0, 1), "at most one step too many, planned before the end"
     assert len(bench.runner.plans) == len(work)
-    computed = max(item.start + item.count for item in work)
-    assert computed - len(PROMPT) - len(found["one"].tokens) in (-1, 0), (
-        "at most one too many, before the end"
-    )
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -61,27 +61,6 @@ class Row:
     full: list[int]
     window: dict[int, int]
     states: list[int]  # states[i]: after tokens[:i]
-    ahead: list[int] = field(default_factory=list)  # tokens that the device has told and does not have
-
-    def next_token(self) -> int:
-        generated = len(self.tokens) - len(self.request.prompt)
-        return sample(self.state(len(self.tokens) - 1), self.request, generated)
-
-    def look_ahead(self, count: int) -> None:
-        """The tokens that will follow are told, unless the client wants more than the tokens."""
-        if self.ahead or self.request.sampling.logprobs is not None:
-            return
-        tokens, states = self.tokens, self.states
-        self.tokens, self.states = list(tokens), list(states)
-        for _ in range(count):
-            self.ahead.append(self.next_token())
-            self.tokens.append(self.ahead[-1])
-        self.tokens, self.states = tokens, states
-
-    def append(self, token: int) -> None:
-        if self.ahead:
-            assert token == self.ahead.pop(0), "what was forced is what comes"
-        self.tokens.append(token)
 
     def state(self, position: int) -> int:
         """What the KV of `position` must be."""
@@ -91,14 +70,10 @@ class Row:
 
 
 class Device:
-    """Runs each plan when it is launched: steps run in order, whatever the host knows by then.
+    """Runs each plan when it is launched: steps run in order, whatever the host knows by then."""
 
-    `forces` says how many tokens behind a sampled one are told with it: those that would be sampled anyway.
-    """
-
-    def __init__(self, config: SchedulerConfig, forces: Callable[[], int]) -> None:
+    def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
-        self.forces = forces
         self.rows: dict[int, Row] = {}
         self.full: dict[tuple[int, int], int] = {}  # (page, offset) → KV
         self.window: dict[tuple[int, int], int] = {}
@@ -144,14 +119,6 @@ class Device:
         end = work.start + work.count
         assert work.start == row.computed
         assert work.count > 0
-        assert len(work.tokens) in (0, work.count)
-        for position, token in enumerate(work.tokens, work.start):
-            if position < len(row.tokens):
-                assert row.tokens[position] == token
-            else:
-                assert row.ahead, "only what was told is given"
-                row.append(token)
-        assert not work.tokens or len(row.tokens) == end, "given where something is missing"
         assert end <= len(row.tokens)
         row.computed = end
         row.full += work.new_full_pages
@@ -177,23 +144,20 @@ class Device:
             assert self.window.get((row.window[page], offset)) == row.state(position)
 
     def _sample(self, plan: StepPlan) -> StepResult:
-        rows, tokens, logprobs, forced = [], [], [], []
+        rows, tokens, logprobs = [], [], []
         for work in plan.work:
             row = self.rows[work.row]
-            ends = row.computed == len(row.tokens)
-            assert work.samples == ends or (ends and row.ahead)
+            assert work.samples == (row.computed == len(row.tokens))
             if not work.samples:
                 continue
-            token = row.next_token()
-            row.append(token)
-            row.look_ahead(self.forces())
-            if row.ahead:
-                forced.append((work.row, tuple(row.ahead)))
+            generated = len(row.tokens) - len(row.request.prompt)
+            token = sample(row.state(row.computed - 1), row.request, generated)
+            row.tokens.append(token)
             rows.append(work.row)
             tokens.append(token)
             wants = row.request.sampling.logprobs is not None
             logprobs.append(TokenLogprob(token, -float(token)) if wants else None)
-        return StepResult(plan.step, tuple(rows), tuple(tokens), tuple(logprobs), forced=tuple(forced))
+        return StepResult(plan.step, tuple(rows), tuple(tokens), tuple(logprobs))
 
 
 @dataclass
@@ -204,14 +168,13 @@ class Loop:
     depth: int = 0
     now: float = 0.0
     seconds: Callable[[StepPlan | None], float] = lambda plan: 1.0  # that a turn takes
-    forces: Callable[[], int] = lambda: 0  # see Device
     lost: int = 0  # steps that failures took away
     plans: list[StepPlan] = field(default_factory=list)
     events: dict[str, list[TokenEvent]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.config, lambda: self.now)
-        self.device = Device(self.config, self.forces)
+        self.device = Device(self.config)
         self.running: deque[StepResult] = deque()
 
     def add(self, *requests: Request) -> None:
@@ -290,4 +253,4 @@ def make_config() -> Callable[..., SchedulerConfig]:
 
 @pytest.fixture
 def make_loop(make_config: Callable[..., SchedulerConfig]) -> Callable[..., Loop]:
-    return lambda depth=0, forces=lambda: 0, **changes: Loop(make_config(**changes), depth, forces=forces)
+    return lambda depth=0, **changes: Loop(make_config(**changes), depth)

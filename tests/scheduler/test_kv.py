@@ -88,7 +88,7 @@ def test_without_the_prefix_cache_nothing_is_kept(make_config):
 
 def test_a_page_is_published_once_its_tokens_are_known(kv):
     sequence = compute(kv, make_sequence(range(7)), chunk=7)
-    sequence.on_device = 8
+    sequence.in_flight = 1
     advance(kv, sequence, 1)  # computes position 7, whose token is still being sampled
     assert sequence.published == 1
     sequence.tokens.append(7)

@@ -342,10 +342,9 @@ def test_a_token_in_flight_at_a_preemption_is_kept(make_loop):
 def test_nothing_starts_before_all_its_tokens_are_known(make_loop):
     scheduler = make_loop().scheduler
     scheduler.add(request("a"))
-    waiting = scheduler._waiting.best
-    waiting.on_device = len(waiting.tokens) + 1
+    scheduler._waiting.best.in_flight = 1
     assert scheduler.plan() is None
-    waiting.on_device = 0
+    scheduler._waiting.best.in_flight = 0
     assert scheduler.plan().starts
 
 
@@ -549,8 +548,7 @@ def test_a_step_takes_the_time_from_its_plan_or_from_the_end_of_the_step_before(
         lambda s: s._free_rows.pop(),
         lambda s: s._running.best.full_pages.pop(),
         lambda s: s._running.best.window_pages.popleft(),
-        lambda s: setattr(s._running.best, "on_device", 99),
-        lambda s: setattr(s._running.best, "on_device", 0),
+        lambda s: setattr(s._running.best, "in_flight", 1),
         lambda s: setattr(s._running.best, "computed", 0),
         lambda s: s._sequences.popitem(),
         lambda s: s._kv.full.take(1, 0),

@@ -32,9 +32,7 @@ PREFILL_PROMPTS = 64  # on CUDA; on the CPU as many as the largest batch
 PROFILED_STEPS = 20
 PROFILED_NAMES = 15
 DECODE_HEAD = " batch   prompt   output    floor ms     step ms   share     mean ms      p99 ms        tok/s"
-CONSTRAINT_HEAD = (  # milliseconds a token of a row
-    " batch   prompt   output     free ms constrained ms     more    half of pairs   tokens"
-)
+CONSTRAINT_HEAD = " batch   prompt   output     free ms constrained ms     more    half of pairs   steps"
 PREFILL_HEAD = " prefill                floor tok/s       tok/s   share"
 
 
@@ -88,7 +86,7 @@ class Plan:
 @click.option(
     "--constraint",
     metavar="json|FILE",
-    help="Also what structured output costs a token, with records of this schema (json: one of ours).",
+    help="Also what structured output costs, with records of this schema (json: one of ours).",
 )
 @engine_options
 def command(
@@ -300,7 +298,7 @@ async def measure_constraints(engine: Running, config: ModelConfig, plan: Plan) 
         half = " … ".join(f"{share:.1%}" for share in found.quartiles)
         click.echo(
             f"{shape.batch:6d} {shape.prompt:8d} {shape.output:8d} {1e3 * found.free:11.3f}"
-            f" {1e3 * found.constrained:14.3f} {found.share:8.1%} {half:>16s} {found.tokens:8d}"
+            f" {1e3 * found.constrained:14.3f} {found.share:8.1%} {half:>16s} {found.steps:7d}"
         )
     return rows
 

@@ -4,10 +4,6 @@ Overlap: the plan for step N+1 is made while step N runs, so the scheduler does 
 that N samples. A decode row of N+1 therefore carries no token; the engine takes the row's last sampled
 token, which never left the device.
 
-Forced tokens: where a row's form leaves one token only, the engine tells it with the token before it, and the
-tokens behind it as long as that goes on. They are known then, and a later step computes them as a stretch. A
-step that was planned before may sample the first of them all the same; it samples that very token.
-
 KV lives in pages of `page_size` positions, in two groups: `full` pages for the full-attention layers and
 `window` pages for the sliding-window layers. Page ids index each group's own pool. A row's page table maps
 position // page_size to a page id; window entries that fell out of the window are stale and never read.
@@ -42,9 +38,7 @@ class RowWork:
 
     Their tokens are the row's known tokens; only the last position of a decode row may be unknown to the
     host (sampled by the step that still runs), and then it is the row's last sampled token.
-    `samples`: the last position's logits are sampled; true exactly when the positions reach the row's end, as
-    far as it is known here.
-    `tokens`: those of the positions, where the device has not got them all: some were forced. Else empty.
+    `samples`: the last position's logits are sampled; true exactly when the positions reach the row's end.
     """
 
     row: int
@@ -53,7 +47,6 @@ class RowWork:
     samples: bool
     new_full_pages: tuple[int, ...] = ()  # appended to the row's table, in order
     new_window_pages: tuple[tuple[int, int], ...] = ()  # (logical page, page id)
-    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +90,3 @@ class StepResult:
     failures: tuple[
         tuple[int, str], ...
     ] = ()  # (row, why): its request cannot go on; the token means nothing
-    forced: tuple[tuple[int, tuple[int, ...]], ...] = ()  # (row, tokens): nothing else can follow its token

@@ -3,17 +3,13 @@
 A constraint moves on as soon as its row's token is drawn, in a thread of its own, while the next step is
 computed: masks are off the critical path, and a constrained row runs in every step like any other. Its state
 is a function of the row's tokens: a row that starts again after a preemption begins with those it has.
-
-Where a mask leaves one token, that token is forced: the constraint takes it at once and goes on. So it may be
-ahead of its row. A step that draws a forced token has the mask of this one token, so that it makes no
-difference who knows of it by then, and the constraint stays where it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,84 +17,24 @@ from mosso.core.constraints import Constrainer, TokenConstraint, Turn
 from mosso.core.errors import MossoError
 from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
 
-MOST_FORCED = 32
-"""Tokens that a constraint may be ahead of its row: a step that computes them must stay a short one."""
-
 Known = Callable[[int, int, int], Sequence[int]]
 """(row, first, last): the row's tokens at positions first .. last - 1; waits for those under way."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stand:
-    """A row's constraint: the token at `position` has this mask, and those right before it are `forced`."""
+    """A constraint, the mask of its next token, and its slack (see TokenConstraint)."""
 
-    constraint: TokenConstraint | None
-    position: int
-    forced: tuple[int, ...] = ()
-    mask: bytes | None = None
-    slack: int = 0  # see TokenConstraint
-    failure: str | None = None  # why there is no mask: the constraint cannot go on
+    constraint: TokenConstraint
+    mask: bytes | None
+    slack: int
 
     @classmethod
-    def of(cls, make: Callable[[], TokenConstraint], position: int) -> _Stand:
-        """Of a constraint whose row's next token goes to `position`."""
-        forced: list[int] = []
-        try:
-            constraint = make()
-            mask = constraint.mask()
-            while (token := only_token(mask)) is not None and len(forced) < MOST_FORCED:
-                forced.append(token)
-                constraint.consume(token)
-                mask = constraint.mask()
-        except MossoError as error:
-            return cls(None, position + len(forced), tuple(forced), failure=error.message)
-        return cls(constraint, position + len(forced), tuple(forced), mask, constraint.slack())
-
-    def mask_at(self, position: int) -> bytes | None:
-        return self.mask if position >= self.position else only(self.forced[position - self.position])
-
-    def forced_behind(self, position: int) -> tuple[int, ...]:
-        """The tokens that follow the row's token at `position`, whatever is drawn."""
-        ahead = self.position - position - 1
-        return self.forced[-ahead:] if ahead > 0 else ()
-
-    def moved(self, position: int, token: int) -> _Stand:
-        """After the row's token at `position`, which a forced one was already."""
-        constraint = self.constraint
-        if constraint is None or position < self.position:
-            return self
-
-        def consumed() -> TokenConstraint:
-            constraint.consume(token)
-            return constraint
-
-        return _Stand.of(consumed, position + 1)
-
-    def without_thinking(self) -> _Stand:
-        """What is forced was decided, and may have been told."""
-        if self.constraint is None:
-            return self
-        self.constraint.end_thinking()
-        try:
-            return replace(self, mask=self.constraint.mask(), slack=self.constraint.slack())
-        except MossoError as error:
-            return replace(self, constraint=None, failure=error.message)
+    def of(cls, constraint: TokenConstraint) -> _Stand:
+        return cls(constraint, constraint.mask(), constraint.slack())
 
 
-_Stands = dict[int, _Stand]  # by row: what one job made
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """A constrained row's token was drawn: the job makes the row's stand behind it."""
-
-    row: int
-    position: int
-    job: Future[_Stands]
-
-    def forced(self) -> tuple[int, ...]:
-        """The tokens that must follow; waits for the job."""
-        return self.job.result()[self.row].forced_behind(self.position)
+_Stands = dict[int, _Stand | MossoError]  # by row: what one job made
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +89,7 @@ class ConstrainedRows:
             self._formed.add(start.row)
         if not request.turn.is_free:
             said = start.tokens[len(request.prompt) :]
-            position = len(start.tokens)
-            self._stands[start.row] = self._beginning.submit(
-                self._begin, start.row, request.turn, said, position
-            )
+            self._stands[start.row] = self._beginning.submit(self._begin, start.row, request.turn, said)
 
     def may_restrict(self, work: Sequence[RowWork], under_way: frozenset[int]) -> bool:
         """Whether `allowed` may have a mask, or a failure, for any of `work`; rows `under_way` have drawn a
@@ -172,7 +105,7 @@ class ConstrainedRows:
         if row in self._formed and not job.done():
             return True
         stand = job.result()[row]
-        if stand.failure is not None or stand.forced:
+        if isinstance(stand, MossoError):
             return True
         return stand.slack < 2 if is_under_way else stand.mask is not None
 
@@ -184,37 +117,34 @@ class ConstrainedRows:
         if row in self._ending:
             return True
         job = self._stands.get(row)
-        return job is not None and job.result()[row].slack < 2
+        stand = None if job is None else job.result()[row]
+        return isinstance(stand, MossoError) or (stand is not None and stand.slack < 2)
 
     def allowed(self, work: Sequence[RowWork]) -> Allowed:
         """For the next token of each row of `work`, which all sample; waits for masks that are not ready."""
         at, masks, failures = [], [], []
         last, stands = None, _Stands()
         for index, item in enumerate(work):
-            position = item.start + item.count
             if item.row in self._ending:
-                self._end_free(self._ending.pop(item.row), position)
-            if (job := self._stands.get(item.row)) is None:
-                continue
-            if job is not last:
+                self._end_free(self._ending.pop(item.row), item.start + item.count)
+            job = self._stands.get(item.row)
+            if job is not None and job is not last:
                 last, stands = job, job.result()
-            stand = stands[item.row]
-            if stand.failure is not None and position >= stand.position:
-                failures.append((item.row, stand.failure))
+            stand = None if job is None else stands[item.row]
+            if isinstance(stand, MossoError):
+                failures.append((item.row, stand.message))
                 del self._stands[item.row]
-            elif (mask := stand.mask_at(position)) is not None:
+            elif stand is not None and stand.mask is not None:
                 at.append(index)
-                masks.append(mask)
+                masks.append(stand.mask)
         return Allowed(tuple(at), tuple(masks), tuple(failures))
 
-    def drawn(self, rows: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Draw]:
-        """The rows' constraints move on by their tokens, which went to these positions."""
-        moves = [move for move in zip(rows, positions, tokens, strict=True) if move[0] in self._stands]
-        if not moves:
-            return []
-        job = self._moving.submit(_advance, moves, [self._stands[row] for row, *_ in moves])
-        self._stands.update((row, job) for row, *_ in moves)
-        return [Draw(row, position, job) for row, position, _ in moves]
+    def drawn(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """The rows' constraints move on by their tokens."""
+        moves = [move for move in zip(rows, tokens, strict=True) if move[0] in self._stands]
+        if moves:
+            job = self._moving.submit(_advance, moves, [self._stands[row] for row, _ in moves])
+            self._stands.update((row, job) for row, _ in moves)
 
     def holds(self, rows: Sequence[int]) -> bool:
         """Whether any of the rows has a constraint."""
@@ -228,38 +158,41 @@ class ConstrainedRows:
         """A free row has one constraint from here on; it has `length` tokens."""
         first = len(end.request.prompt) + len(end.said)
         said = (*end.said, *self._known(end.row, first, length))
-        self._stands[end.row] = self._beginning.submit(self._begin, end.row, end.request.turn, said, length)
+        self._stands[end.row] = self._beginning.submit(self._begin, end.row, end.request.turn, said)
 
-    def _begin(self, row: int, turn: Turn, said: Sequence[int], position: int) -> _Stands:
-        return {row: _Stand.of(lambda: self._constrainer.begin(turn, said), position)}
+    def _begin(self, row: int, turn: Turn, said: Sequence[int]) -> _Stands:
+        return {row: _tried(lambda: _Stand.of(self._constrainer.begin(turn, said)))}
 
 
-def _advance(moves: Sequence[tuple[int, int, int]], before: Sequence[Future[_Stands]]) -> _Stands:
-    """The stands after moves (row, position, token). The jobs that make those before were submitted earlier,
-    so they have ended, or are being done, when this one begins."""
-    those = zip(moves, before, strict=True)
-    return {row: job.result()[row].moved(position, token) for (row, position, token), job in those}
+def _advance(moves: Sequence[tuple[int, int]], before: Sequence[Future[_Stands]]) -> _Stands:
+    """The stands after moves (row, token). The jobs that make those before were submitted earlier, so they
+    have ended, or are being done, when this one begins."""
+    return {row: _moved(job.result()[row], token) for (row, token), job in zip(moves, before, strict=True)}
+
+
+def _moved(stand: _Stand | MossoError, token: int) -> _Stand | MossoError:
+    if isinstance(stand, MossoError):
+        return stand
+    try:
+        stand.constraint.consume(token)
+        return _Stand.of(stand.constraint)
+    except MossoError as error:
+        return error
 
 
 def _end_thinking(row: int, before: Future[_Stands]) -> _Stands:
-    return {row: before.result()[row].without_thinking()}
+    stand = before.result()[row]
+    if isinstance(stand, MossoError):
+        return {row: stand}
+    stand.constraint.end_thinking()
+    return {row: _tried(lambda: _Stand.of(stand.constraint))}
 
 
-def only(token: int) -> bytes:
-    """The mask of this token alone."""
-    return bytes(token // 8) + bytes([1 << token % 8])
-
-
-def only_token(mask: bytes | None) -> int | None:
-    """The token of a mask that has one only."""
-    if mask is None:
-        return None
-    words = np.frombuffer(mask.ljust(-(-len(mask) // 4) * 4, b"\0"), "<u4")
-    if np.count_nonzero(words) != 1:
-        return None
-    at = int(words.argmax())
-    word = int(words[at])
-    return 32 * at + word.bit_length() - 1 if word.bit_count() == 1 else None
+def _tried(make: Callable[[], _Stand | MossoError]) -> _Stand | MossoError:
+    try:
+        return make()
+    except MossoError as error:
+        return error
 
 
 def words(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:

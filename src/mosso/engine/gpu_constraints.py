@@ -22,14 +22,13 @@ from mosso.engine.gpu_table import GpuTable
 class _Drawn:
     """A launched step whose tokens the constraints have not seen: where each row's is, in its slot."""
 
-    places: dict[int, tuple[int, int]]  # by row: (the token's place in the slot, its position in the row)
+    places: dict[int, int]
     slot: Slot
 
-    def tokens(self) -> tuple[list[int], list[int], list[int]]:
-        """(rows, positions, tokens); waits for the step."""
+    def tokens(self) -> tuple[list[int], list[int]]:
+        """(rows, their tokens); waits for the step."""
         self.slot.wait()
-        places, positions = zip(*self.places.values(), strict=True) if self.places else ((), ())
-        return list(self.places), list(positions), self.slot.tokens[list(places)].tolist()
+        return list(self.places), self.slot.tokens[list(self.places.values())].tolist()
 
 
 class Constraints:
@@ -63,13 +62,9 @@ class Constraints:
         """Rows whose last token is not known here yet."""
         return frozenset(self._unseen[-1].places) if self._unseen else frozenset()
 
-    def launched(self, plan: StepPlan, slot: Slot) -> None:
-        """The plan's step is under way; the tokens that it draws come to the slot."""
-        places = {
-            item.row: (place, item.start + item.count)
-            for place, item in enumerate(_sampling(plan))
-            if self._rows.holds((item.row,))
-        }
+    def launched(self, rows: tuple[int, ...], slot: Slot) -> None:
+        """A step that draws for `rows`, in this order, is under way; its tokens come to the slot."""
+        places = {row: place for place, row in enumerate(rows) if self._rows.holds((row,))}
         self._unseen.append(_Drawn(places, slot))
 
     def reset(self) -> None:

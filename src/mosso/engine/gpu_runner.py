@@ -70,7 +70,7 @@ class GpuRunner:
         sampled, failures = self._run(plan, batch, place, graph, restricts=restricts)
         if sampled is None:
             slot.record()
-            self._launched(plan, slot)
+            self._launched((), slot)
             return _Launched(plan.step, (), slot)
         slot.take_back(sampled.tokens)
         found = sampled.logprobs
@@ -79,7 +79,7 @@ class GpuRunner:
         )  # fmt: skip
         slot.record()
         rows = tuple(batch.sample_rows.tolist())
-        self._launched(plan, slot)
+        self._launched(rows, slot)
         return _Launched(plan.step, rows, slot, sampled.asked, copies, failures)
 
     def reset(self) -> None:
@@ -93,9 +93,9 @@ class GpuRunner:
         if self._constraints is not None:
             self._constraints.close()
 
-    def _launched(self, plan: StepPlan, slot: Slot) -> None:
+    def _launched(self, rows: tuple[int, ...], slot: Slot) -> None:
         if self._constraints is not None:
-            self._constraints.launched(plan, slot)
+            self._constraints.launched(rows, slot)
 
     def _send(self, slot: Slot, batch: HostBatch, graph: int | None, updates: PageUpdates) -> Layout:
         """Inputs and page tables go to the device."""

@@ -52,11 +52,9 @@ class TorchRunner:
         self._sampler = sampler
         self._forward = forward
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps")
-        self._last_step = -1  # that was launched
 
     def launch(self, plan: StepPlan) -> Pending:
-        self._last_step = plan.step
-        return _Launched(plan, self._worker.submit(self._execute, plan), self._advance)
+        return _Launched(plan, self._worker.submit(self._execute, plan))
 
     def reset(self) -> None:
         """Every row starts afresh with its next RowStart; here it is only seen whether the device lives."""
@@ -68,29 +66,19 @@ class TorchRunner:
 
     @torch.inference_mode()
     def _execute(self, plan: StepPlan) -> Sampled | None:
-        try:
-            self._table.apply(plan)
-            self._sampler.apply(plan)
-            inputs = self._table.gather(plan.work)
-        finally:
-            self._sampler.advance()  # always: the result of the step before waits for it
+        self._table.apply(plan)
+        self._sampler.apply(plan)
+        inputs = self._table.gather(plan.work)
+        self._sampler.advance()
         logits = self._forward(inputs)
         sampling = [item for item in plan.work if item.samples]
         return self._sampler.sample(logits, sampling) if sampling else None
 
-    def _advance(self, step: int) -> None:
-        """Let constraints move on by what this step drew, if no other step does that."""
-        if step == self._last_step:
-            self._worker.submit(self._sampler.advance)
-
 
 class _Launched:
-    def __init__(
-        self, plan: StepPlan, future: Future[Sampled | None], advance: Callable[[int], None]
-    ) -> None:
+    def __init__(self, plan: StepPlan, future: Future[Sampled | None]) -> None:
         self._plan = plan
         self._future = future
-        self._advance = advance
 
     def wait(self) -> StepResult:
         sampled = self._future.result()
@@ -98,8 +86,4 @@ class _Launched:
             return StepResult(self._plan.step, (), (), ())
         rows = tuple(item.row for item in self._plan.work if item.samples)
         tokens, logprobs = sampled.to_host()
-        forced: tuple[tuple[int, tuple[int, ...]], ...] = ()
-        if sampled.forced is not None:
-            self._advance(self._plan.step)
-            forced = sampled.forced.tokens()
-        return StepResult(self._plan.step, rows, tokens, logprobs, sampled.failures, forced)
+        return StepResult(self._plan.step, rows, tokens, logprobs, sampled.failures)

@@ -8,8 +8,7 @@ from the row's own tokens in the table, so they outlive a preemption by themselv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ import torch
 from mosso.core.constraints import Constrainer
 from mosso.core.requests import Request, SamplingParams, TokenLogprob
 from mosso.core.steps import RowWork, StepPlan
-from mosso.engine.constrained import Allowed, ConstrainedRows, Draw, words
+from mosso.engine.constrained import Allowed, ConstrainedRows, words
 from mosso.engine.table import RowTable
 from mosso.kernels import sampling as kernels
 from mosso.kernels.operations import TWINS, Operations
@@ -43,24 +42,6 @@ class _Batch:
         return self.lengths[index] - self.prompt_lens[index]
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """Tokens that the constraints do not know of yet: of `rows`, at `positions`."""
-
-    rows: list[int]
-    positions: tuple[int, ...]
-    tokens: torch.Tensor
-    known: Future[list[Draw]] = field(default_factory=Future)  # done when they do
-
-    def tell(self, constrained: ConstrainedRows) -> None:
-        try:
-            draws = constrained.drawn(self.rows, self.positions, self.tokens.tolist())
-        except BaseException as error:
-            self.known.set_exception(error)
-            raise
-        self.known.set_result(draws)
-
-
 class Sampler:
     """Sampling parameters by row. Used by one thread, in the plans' order, like the table."""
 
@@ -78,7 +59,7 @@ class Sampler:
         self._device = device
         self._constrained = None if constrainer is None else ConstrainedRows(constrainer, self._known)
         self._requests: list[Request | None] = [None] * max_rows
-        self._drawn: _Drawn | None = None
+        self._draws: tuple[list[int], torch.Tensor] | None = None  # of which the constraints do not know yet
         self._floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32, device=device)
         self._ints = torch.zeros(len(_INTS), max_rows, dtype=torch.int64, device=device)
 
@@ -99,8 +80,7 @@ class Sampler:
     def sample(self, logits: torch.Tensor, work: Sequence[RowWork]) -> Sampled:
         """One token for each work item (all sample) from logits [S, V]; it becomes known in the table.
 
-        The logits are the sampler's own from here on. `advance` was called since the last time; what the
-        tokens force is known after the next.
+        The logits are the sampler's own from here on. `advance` was called since the last time.
         """
         batch = self._gather(work)
         allowed = Allowed() if self._constrained is None else self._constrained.allowed(work)
@@ -114,13 +94,13 @@ class Sampler:
             shaped, sampling_rows(batch), bias=self._bias(batch), draw=self._operations.draw
         )
         self._table.append(batch.rows, batch.positions, tokens)
-        forced = self._forced_by(batch, [item.row for item in work], tokens)
+        self._draws = [item.row for item in work], tokens
         if not asked:
-            return Sampled(_HostCopy(tokens), (), allowed.failures, forced)
+            return Sampled(_HostCopy(tokens), failures=allowed.failures)
         at = torch.tensor([index for index, _ in asked]).to(self._device)
         found = kernels.logprobs(logits[at], tokens[at], max(count for _, count in asked))
         copy = _HostCopy(tokens, found.chosen, found.top_tokens, found.top)
-        return Sampled(copy, tuple(asked), allowed.failures, forced)
+        return Sampled(copy, tuple(asked), allowed.failures)
 
     def close(self) -> None:
         """Nothing may be sampled any more."""
@@ -132,17 +112,11 @@ class Sampler:
 
         To be called where this thread is about to let go of the interpreter's lock for long.
         """
-        drawn, self._drawn = self._drawn, None
-        if drawn is not None and self._constrained is not None:
-            drawn.tell(self._constrained)
-
-    def _forced_by(self, batch: _Batch, rows: list[int], tokens: torch.Tensor) -> Forced | None:
-        """Constraints will move on by these tokens. Log probabilities need every token's own step."""
-        if self._constrained is None or not self._constrained.holds(rows):
-            return None
-        self._drawn = _Drawn(rows, batch.lengths, tokens)
-        free = (row for row, params in zip(rows, batch.params, strict=True) if params.logprobs is None)
-        return Forced(frozenset(free), self._drawn.known)
+        if self._draws is None:
+            return
+        (rows, tokens), self._draws = self._draws, None
+        if self._constrained is not None and self._constrained.holds(rows):
+            self._constrained.drawn(rows, tokens.tolist())
 
     def _known(self, row: int, first: int, last: int) -> list[int]:
         found: list[int] = self._table.known(torch.tensor([row]).to(self._device), last)[0, first:].tolist()
@@ -264,26 +238,12 @@ class _HostCopy:
 
 
 @dataclass(frozen=True, slots=True)
-class Forced:
-    """What must follow the drawn tokens, once the constraints know of these."""
-
-    rows: frozenset[int]  # that may be told
-    known: Future[list[Draw]]
-
-    def tokens(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """As in StepResult; blocks until the constraints have moved on."""
-        draws = (draw for draw in self.known.result() if draw.row in self.rows)
-        return tuple((draw.row, forced) for draw in draws if (forced := draw.forced()))
-
-
-@dataclass(frozen=True, slots=True)
 class Sampled:
     """What a step sampled, while it may still be under way."""
 
     copy: _HostCopy
     asked: tuple[tuple[int, int], ...] = ()  # (index in the batch, top alternatives) of rows with logprobs
     failures: tuple[tuple[int, str], ...] = ()  # as in StepResult
-    forced: Forced | None = None
 
     def to_host(self) -> tuple[tuple[int, ...], tuple[TokenLogprob | None, ...]]:
         """Blocks until the step is done."""

@@ -23,10 +23,10 @@ FULL, WINDOW = 0, 1
 
 
 @dataclass(slots=True)
-class _Updates:
-    """Entries of one table that a plan sets, gathered so that they are written in one operation."""
+class _PageUpdates:
+    """Page-table entries that a plan sets, gathered so that they are written in one operation."""
 
-    at: list[int] = field(default_factory=list)  # flat index into the table
+    at: list[int] = field(default_factory=list)  # flat index into the tables
     ids: list[int] = field(default_factory=list)
 
 
@@ -43,21 +43,19 @@ class RowTable:
         self._num_full_pages = [0] * max_rows  # known to a row's table; new ones follow
 
     def apply(self, plan: StepPlan) -> None:
-        """Starts, then the pages and the tokens that the work brings. A release needs nothing here: the next
-        start of its row writes over what it held."""
-        pages, tokens = _Updates(), _Updates()
+        """Starts, then the pages that the work appends. A release needs nothing here: the next start of
+        its row writes over what it held."""
+        updates = _PageUpdates()
         for start in plan.starts:
             self._tokens[start.row, : len(start.tokens)] = self._upload(start.tokens, torch.int64)
             self._num_full_pages[start.row] = 0
-            self._set_pages(pages, start.row, start.full_pages, start.window_pages)
+            self._set_pages(updates, start.row, start.full_pages, start.window_pages)
         for work in plan.work:
             if work.new_full_pages or work.new_window_pages:
-                self._set_pages(pages, work.row, work.new_full_pages, work.new_window_pages)
-            first = work.row * self._tokens.shape[1] + work.start
-            tokens.at.extend(range(first, first + len(work.tokens)))
-            tokens.ids.extend(work.tokens)
-        self._write(self._pages, pages)
-        self._write(self._tokens, tokens)
+                self._set_pages(updates, work.row, work.new_full_pages, work.new_window_pages)
+        if updates.at:
+            at, ids = self._upload(updates.at, torch.int64), self._upload(updates.ids, torch.int32)
+            self._pages.view(-1).index_copy_(0, at, ids)
 
     def gather(self, work: Sequence[RowWork]) -> StepInputs:
         """The inputs of a forward pass over `work`, rows in its order."""
@@ -100,7 +98,7 @@ class RowTable:
         return self._tokens[:, :length].index_select(0, rows)
 
     def _set_pages(
-        self, updates: _Updates, row: int, full: Sequence[int], window: Sequence[tuple[int, int]]
+        self, updates: _PageUpdates, row: int, full: Sequence[int], window: Sequence[tuple[int, int]]
     ) -> None:
         max_rows = len(self._num_full_pages)
         first = (FULL * max_rows + row) * self._num_logical + self._num_full_pages[row]
@@ -111,11 +109,6 @@ class RowTable:
         for logical, page in window:
             updates.at.append(base + logical)
             updates.ids.append(page)
-
-    def _write(self, table: torch.Tensor, updates: _Updates) -> None:
-        if updates.at:
-            at, ids = self._upload(updates.at, torch.int64), self._upload(updates.ids, table.dtype)
-            table.view(-1).index_copy_(0, at, ids)
 
     def _upload(self, values: Sequence[int] | np.ndarray, dtype: torch.dtype) -> torch.Tensor:
         return torch.as_tensor(values, dtype=dtype).to(self._device, non_blocking=True)

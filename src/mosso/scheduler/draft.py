@@ -20,14 +20,12 @@ class Draft:
     computing: set[bytes] = field(default_factory=set)  # keys of prompt pages that this step completes
     preempted: set[Sequence] = field(default_factory=set)  # they do not come back in this plan
     background: int = 0  # rows of sequences that use idle capacity only
-    streams: int = 0  # rows that get their next token
     admitting: bool = True  # until the best waiting sequence had to go on waiting
 
     def put(self, sequence: Sequence, work: RowWork) -> None:
         self.work[sequence] = work
         self.budget -= work.count
         self.background += sequence.is_background
-        self.streams += sequence.streams
 
     def preempt(self, sequence: Sequence) -> None:
         """Take back the work of a sequence that loses its row. It is never one that this plan starts:
@@ -37,11 +35,11 @@ class Draft:
         if (work := self.work.pop(sequence, None)) is not None:
             self.budget += work.count
             self.background -= sequence.is_background
-            self.streams -= sequence.streams
 
     @property
     def size(self) -> StepSize:
-        return StepSize(len(self.work), self.streams, sum(work.count for work in self.work.values()))
+        counts = [work.count for work in self.work.values()]
+        return StepSize(len(counts), counts.count(1), sum(counts))
 
     def plan(self, releases: tuple[int, ...], thinking_ends: tuple[ThinkingEnd, ...] = ()) -> StepPlan:
         work = tuple(self.work.values())
@@ -58,4 +56,3 @@ class Flight:
     size: StepSize
     rows: tuple[int, ...]  # that sample, in the plan's order
     sequences: tuple[Sequence, ...]  # parallel to rows
-    positions: tuple[int, ...]  # of the tokens that they sample, parallel to rows

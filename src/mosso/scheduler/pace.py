@@ -22,7 +22,7 @@ class StepSize(NamedTuple):
     """How much a step computes."""
 
     rows: int
-    streams: int  # rows that get their next token: with one position, or with what was forced upon them
+    singles: int  # rows with one position: most are streams that get their next token
     positions: int  # of all rows
 
 
@@ -42,11 +42,11 @@ class Pace:
         self._answers = _Ratio()  # tokens a request
 
     def step_ended(self, size: StepSize, seconds: float) -> None:
-        if size.rows == size.streams == 1:
+        if size.rows == size.singles == 1:
             self._alone.append(seconds)
-        if size.streams:
+        if size.singles:
             self._gaps[bisect_left(self._sizes, size.rows)].add(seconds, self._clock())
-        if size.streams < size.rows:
+        if size.singles < size.rows:
             self._prompts.add(seconds, size.positions)
 
     def answered(self, tokens: int) -> None:

@@ -4,8 +4,7 @@ There is no prefill phase and no decode phase: the computed tokens of each reque
 under one token budget. Sequences wait by priority and, within one, fairly between tenants (see queue); when
 they start they get a rank, by priority, then in the order of the starts. The rules:
 
-- Rows with one position left come first, so that streams flow, and those with what was forced upon them (see
-  core.steps); then longer stretches, best rank first.
+- Rows with one position left come first, so that streams flow; then longer stretches, best rank first.
   Beside such rows the stretches get a budget of their own, so that a stream's next token is never far.
 - The best waiting sequence starts when a row is free and all its known tokens fit; nobody overtakes it.
 - Rows are as many as there are, or as streams can run without being slowed down too much (see pace).
@@ -114,7 +113,7 @@ class Scheduler:
         self._orphans.clear()
         self._kv = KvCache(self.config)
         for sequence in self._waiting:
-            sequence.on_device = 0  # preempted, with a token under way: it is sampled again
+            sequence.in_flight = 0  # preempted, with a token under way: it is sampled again
         return [replace(self._event(sequence, (), ()), error=message, lost=True) for sequence in failed]
 
     # ---- plan
@@ -124,19 +123,19 @@ class Scheduler:
         assert len(self._flights) < _MAX_FLIGHTS, "plan() again before the result of an earlier plan"
         draft = Draft(self._next_step, self.config.token_budget)
         self._short_of_pages = False
-        self._plan_streams(draft)
+        self._plan_singles(draft)
         if draft.work and self.config.prefill_budget is not None:
             draft.budget = min(draft.budget, self.config.prefill_budget)
         self._plan_stretches(draft)
         return self._commit(draft) if draft.work else None
 
-    def _plan_streams(self, draft: Draft) -> None:
+    def _plan_singles(self, draft: Draft) -> None:
         for sequence in tuple(self._running):
-            if sequence.row is not None and sequence.streams and sequence.remaining and draft.budget > 0:
+            if sequence.row is not None and sequence.remaining == 1 and draft.budget > 0:
                 self._compute(sequence, draft)
 
     def _plan_stretches(self, draft: Draft) -> None:
-        for sequence in [s for s in self._running if s.remaining and not s.streams]:
+        for sequence in [s for s in self._running if s.remaining > 1]:
             self._start_better_than(sequence.rank, draft)
             if sequence.row is not None and draft.budget > 0:
                 self._compute(sequence, draft)
@@ -150,7 +149,7 @@ class Scheduler:
             return
         size = self.config.page_size
         start, remaining, held = sequence.computed, sequence.remaining, len(sequence.full_pages)
-        if remaining == 1 and start < sequence.on_device and start < held * size:  # most rows, most steps
+        if remaining == 1 and start < held * size:  # what most rows do in most steps
             draft.put(sequence, RowWork(sequence.row, start, 1, True))
             return
         while (room := self._kv.room(sequence)) < 1:
@@ -158,14 +157,11 @@ class Scheduler:
                 return
         count = min(remaining, draft.budget, room)
         full, window = self._kv.extend(sequence, count, draft.step)
-        end, samples = start + count, count == remaining
-        tokens = tuple(sequence.tokens[start:end]) if end > sequence.on_device else ()
-        work = RowWork(
-            sequence.row, start, count, samples, tuple(full), tuple(enumerate(window, held)), tokens
-        )
+        samples = count == remaining
+        work = RowWork(sequence.row, start, count, samples, tuple(full), tuple(enumerate(window, held)))
         draft.put(sequence, work)
         if count > 1:  # a prompt, or what it resumes with: its keys are known since match()
-            draft.computing.update(sequence.keys[start // size : end // size])
+            draft.computing.update(sequence.keys[start // size : (start + count) // size])
 
     def _stands_back(self, draft: Draft) -> bool:
         """Whether one more background sequence would be too many beside those that are not."""
@@ -241,7 +237,6 @@ class Scheduler:
     def _occupy(self, sequence: Sequence, match: PrefixMatch, draft: Draft) -> None:
         self._waiting.remove(sequence)
         sequence.row = heappop(self._free_rows)
-        sequence.on_device = len(sequence.tokens)
         self._kv.start(sequence, match)
         if not sequence.started:
             self._first_start(sequence)
@@ -270,15 +265,15 @@ class Scheduler:
 
     def _commit(self, draft: Draft) -> StepPlan:
         """From here on the draft's work counts as done: every later plan runs after it."""
-        size = draft.size
+        sampling = []
         for sequence, work in draft.work.items():
             sequence.computed += work.count
-            sequence.on_device = max(sequence.on_device, sequence.computed + work.samples)
+            if work.samples:
+                sequence.in_flight += 1
+                sampling.append(sequence)
             self._kv.settle(sequence)
         rows = tuple(work.row for work in draft.work.values() if work.samples)
-        sampling = tuple(sequence for sequence, work in draft.work.items() if work.samples)
-        positions = tuple(sequence.computed for sequence in sampling)
-        self._flights.append(Flight(draft.step, self._ledger.now(), size, rows, sampling, positions))
+        self._flights.append(Flight(draft.step, self._ledger.now(), draft.size, rows, tuple(sampling)))
         plan = draft.plan(tuple(self._releases), tuple(self._thinking_ends()))
         self._releases.clear()
         self._thought.clear()
@@ -294,7 +289,7 @@ class Scheduler:
     # ---- update
 
     def update(self, result: StepResult) -> list[TokenEvent]:
-        """One event for each request that got tokens.
+        """One event for each request that got a token.
 
         Raises EngineError if this is not the result of the oldest plan without one.
         """
@@ -304,40 +299,31 @@ class Scheduler:
         self._flights.popleft()
         self._orphans = [orphan for orphan in self._orphans if orphan[0] > flight.step]
         self._ledger.step_ended(flight.planned_at, flight.size)
-        failed, forced = dict(result.failures), dict(result.forced)
-        got = zip(
-            flight.sequences, flight.positions, result.rows, result.tokens, result.logprobs, strict=True
-        )
-        events = []
-        for sequence, position, row, token, logprob in got:
-            if sequence.finish is not None:
-                continue
-            if row in failed:
-                events.append(self._fail(sequence, failed[row]))
-            elif position == len(sequence.tokens):  # else it was forced, and told before
-                events.append(self._accept(sequence, (token, *forced.get(row, ())), logprob))
-        return events
+        failed = dict(result.failures)
+        got = zip(flight.sequences, result.rows, result.tokens, result.logprobs, strict=True)
+        return [
+            self._fail(s, failed[row]) if row in failed else self._accept(s, token, logprob)
+            for s, row, token, logprob in got
+            if s.finish is None
+        ]
 
     def _fail(self, sequence: Sequence, why: str) -> TokenEvent:
         """This sequence alone cannot go on; what was drawn for it means nothing."""
+        sequence.in_flight -= 1
         self._end(sequence, FinishReason.ERROR)
         return replace(self._event(sequence, (), ()), error=why)
 
-    def _accept(
-        self, sequence: Sequence, tokens: tuple[int, ...], logprob: TokenLogprob | None
-    ) -> TokenEvent:
-        """The sampled token and those that it forces, up to where the sequence ends."""
-        before = len(sequence.tokens)
-        finish = sequence.extend(tokens)
-        new = tuple(sequence.tokens[before:])
-        self._ledger.generated_tokens += len(new)
-        self._waiting.charge(sequence, _SERVICE * len(new))
-        size = self.config.page_size
-        if sequence.row is not None and len(sequence.tokens) // size > before // size:
+    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> TokenEvent:
+        sequence.in_flight -= 1
+        sequence.tokens.append(token)
+        self._ledger.generated_tokens += 1
+        self._waiting.charge(sequence, _SERVICE)
+        if sequence.row is not None and len(sequence.tokens) % self.config.page_size == 0:
             self._kv.settle(sequence)
+        finish = sequence.finish_reason()
         if finish is not None:
             self._end(sequence, finish)
-        return self._event(sequence, new, () if logprob is None else (logprob,))
+        return self._event(sequence, (token,), () if logprob is None else (logprob,))
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         """Steps in flight may still work on the sequence; their results for it are dropped by update()."""
@@ -388,16 +374,10 @@ class Scheduler:
         first = {s.priority: s.rank for s in reversed(waiting)}
         assert all(s.rank < first.get(s.priority, (s.priority + 1, 0)) for s in running), "overtaken"
         assert all(s.row is None and not s.full_pages and not s.window_pages for s in waiting)
-        in_flight = Counter(
-            s
-            for flight in self._flights
-            for s, position in zip(flight.sequences, flight.positions, strict=True)
-            if position >= len(s.tokens)
-        )
+        in_flight = Counter(s for flight in self._flights for s in flight.sequences)
         for s in (*running, *waiting):
             assert s.finish is None
             assert s.in_flight == in_flight[s]
-            assert s.row is None or s.computed <= s.on_device
             assert 0 <= s.computed <= s.total <= s.limit
 
     def _check_orphans(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mosso.core.errors import RequestError
@@ -37,16 +36,15 @@ def token_limit(request: Request, context: int) -> int:
 class Sequence:
     """A request, its known tokens, and what it holds while it has a row.
 
-    tokens[: computed] have KV once the planned steps have run. By then the device has `on_device` tokens of
-    it: more than are known here if planned steps sample some, fewer if some were forced and no step has
-    needed them yet. A sequence that lost its row keeps the number, for tokens that are still being sampled.
+    tokens[: computed] have KV once the planned steps have run. `in_flight` tokens are being sampled by
+    planned steps and not known here yet; they follow the known ones.
     """
 
     request: Request
     rank: Rank
     limit: int  # tokens, prompt and generated, at which it ends
     tokens: list[int]
-    on_device: int = 0
+    in_flight: int = 0
     finish: FinishReason | None = None
 
     row: int | None = None
@@ -88,32 +86,13 @@ class Sequence:
 
     @property
     def total(self) -> int:
-        """Tokens that are known or being sampled."""
-        return max(len(self.tokens), self.on_device)
-
-    @property
-    def in_flight(self) -> int:
-        """Tokens that planned steps sample and that are not known yet; they follow the known ones."""
-        return max(0, self.on_device - len(self.tokens))
+        return len(self.tokens) + self.in_flight
 
     @property
     def remaining(self) -> int:
         """Positions to compute before the next token can be sampled; 0 when no further one is wanted."""
-        total = max(len(self.tokens), self.on_device)
+        total = len(self.tokens) + self.in_flight
         return total - self.computed if total < self.limit else 0
-
-    @property
-    def streams(self) -> bool:
-        """Its next token is one step away: what is left to compute is its last token, and forced ones."""
-        return self.on_device - self.computed <= 1
-
-    def extend(self, tokens: Iterable[int]) -> FinishReason | None:
-        """These are known now, up to the first one that is the last; then why it is."""
-        for token in tokens:
-            self.tokens.append(token)
-            if (reason := self.finish_reason()) is not None:
-                return reason
-        return None
 
     def finish_reason(self) -> FinishReason | None:
         """Why the last known token is the last one, or None.
