@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hostile import CORPUS, JS
@@ -75,6 +77,16 @@ def results_of(request, sender: str) -> int:
     return TOKENIZER.decode(list(request.prompt), control=True).count(f"{sender} to=assistant")
 
 
+def calling(sender: str, calls: list[str]) -> Callable[[Any], str]:
+    """A model that makes these calls one after another, and then is done."""
+
+    def script(request: Any) -> str:
+        given = results_of(request, sender)
+        return calls[given] if given < len(calls) else "<|channel|>final<|message|>Done.<|return|>"
+
+    return script
+
+
 def unquoted(text: str) -> str:
     """The argument of a call that the page shows, which lays its JSON out anew."""
     return json.loads(text)["city"]
@@ -83,14 +95,8 @@ def unquoted(text: str) -> str:
 @pytest.mark.parametrize("part", range(4))
 def test_hostile_calls_and_results_by_hand(open_tab, part):
     hostile = CORPUS[part::4]
-
-    def script(request) -> str:
-        given = results_of(request, "functions.get_weather")
-        if given < len(hostile):
-            return CALL.format(json.dumps({"city": hostile[given]}))
-        return "<|channel|>final<|message|>Done.<|return|>"
-
-    with scripted(script) as (url, source):
+    calls = [CALL.format(json.dumps({"city": payload})) for payload in hostile]
+    with scripted(calling("functions.get_weather", calls)) as (url, source):
         source.max_context = 1 << 20
         tab = open_tab(url)
         page = tab.page
@@ -128,14 +134,8 @@ class Echo:
 @pytest.mark.parametrize("part", range(4))
 def test_hostile_calls_and_results_of_a_built_in_tool(open_tab, part):
     hostile = CORPUS[part::4]
-
-    def script(request) -> str:
-        given = results_of(request, "python")
-        if given < len(hostile):
-            return f"<|channel|>analysis to=python code<|message|>{hostile[given]}<|call|>"
-        return "<|channel|>final<|message|>Done.<|return|>"
-
-    with scripted(script, tools=Tools(python=Echo())) as (url, source):
+    calls = [f"<|channel|>analysis to=python code<|message|>{payload}<|call|>" for payload in hostile]
+    with scripted(calling("python", calls), tools=Tools(python=Echo())) as (url, source):
         source.max_context = 1 << 20
         tab = open_tab(url)
         page = tab.page
