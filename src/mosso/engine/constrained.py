@@ -62,8 +62,8 @@ class ConstrainedRows:
         self._stands: dict[int, Future[_Stands]] = {}  # by row: the job that makes its stand
         self._formed: set[int] = set()  # rows whose turn has a form, so that each token may have a mask
         self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
-        # One thread moves all constraints on, as one job a step: four were no faster on two cores. What begins
-        # may take long, and has another, so that nobody waits for it but its own row.
+        # One thread moves all constraints on, as one job a step: four were no faster on two cores. What
+        # begins may take long, and has another, so that nobody waits for it but its own row.
         self._moving = ThreadPoolExecutor(max_workers=1, thread_name_prefix="masks")
         self._beginning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forms")
 
