@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,23 @@ def test_a_full_disk_is_no_fault_of_the_request(serve, tmp_path, caplog) -> None
     assert server.post(CHAT, BODY).status_code == 200
     server.stop()
     assert "a capsule could not be written: No such file or directory" in caplog.text
+
+
+def test_a_disk_that_fills_leaves_no_half_of_one(serve, tmp_path, monkeypatch, caplog) -> None:
+    def opened(path: str, flags: int) -> int:
+        descriptor = private(path, flags)
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, descriptor)
+        os.close(full)
+        return descriptor
+
+    private = module._private
+    monkeypatch.setattr(module, "_private", opened)
+    server = serve(watchers=[Capsules(tmp_path, "all", {})])
+    assert server.post(CHAT, BODY).status_code == 200
+    server.stop()
+    assert "a capsule could not be written: No space left on device" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_in_the_background_it_is_written_at_the_end(serve, soon, tmp_path) -> None:

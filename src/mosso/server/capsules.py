@@ -110,8 +110,13 @@ class Capsules:
         )
         safe = re.sub(r"[^A-Za-z0-9_-]", "_", watch.record.id)
         path = self.folder / f"{begun:%Y%m%dT%H%M%S.%f}-{safe}.json"
-        with open(path, "w", opener=_private, encoding="utf-8") as file:
-            file.write(capsule.model_dump_json())
+        part = path.with_suffix(".part")  # moved when it is whole, so that nobody reads half of one
+        try:
+            with open(part, "w", opener=_private, encoding="utf-8") as file:
+                file.write(capsule.model_dump_json())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         for old in sorted(self.folder.glob("*.json"))[:-MOST]:
             old.unlink(missing_ok=True)
         logger.info("capsule %s", path.name)
