@@ -252,6 +252,20 @@ def test_draw(random, threads, vocab, scale):
     assert expected.unique().numel() > min(vocab - 1, 10) // 2
 
 
+@pytest.mark.parametrize("vocab", [97, 1000, 4096])
+@pytest.mark.parametrize("allowed", [1, 2, 9])
+def test_draw_of_a_few_allowed_tokens(random, threads, vocab, allowed):
+    rows = 300
+    logits = torch.full((rows, vocab), -torch.inf)
+    at = torch.stack([torch.randperm(vocab)[:allowed] for _ in range(rows)])
+    at[0], at[1] = 0, vocab - 1
+    logits.scatter_(1, at, random(rows, allowed))
+    seeds, positions = torch.arange(rows), torch.arange(rows) % 50
+    drawn = native.draw(logits, seeds, positions)
+    assert (drawn[:, None] == at).any(1).all()
+    assert (drawn != noise.draw(logits, seeds, positions)).sum() <= 1  # as above
+
+
 def test_draw_of_no_rows_and_of_strided_parameters(random):
     assert native.draw(random(0, 9), torch.zeros(0).long(), torch.zeros(0).long()).shape == (0,)
     logits, both = random(40, 100), torch.arange(80).view(40, 2)

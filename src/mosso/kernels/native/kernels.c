@@ -428,7 +428,7 @@ int mosso_mix(int threads, const float *x, int64_t tokens, const int64_t *chosen
 
 /* ---- draw: the index of the largest logit + Gumbel noise, logits [S, V] -> [S] --------------------------- */
 
-enum { DRAW_CHUNK = 256, DRAW_COST = 16 }; /* what a token costs, in multiplications */
+enum { DRAW_CHUNK = 96, DRAW_COST = 16 }; /* what a token costs, in multiplications */
 
 typedef struct {
     const float *logits;
@@ -464,6 +464,9 @@ static void draw_row(void *arg, int64_t row) {
     int64_t chosen = 0;
     for (int64_t first = 0; first < job->vocab; first += DRAW_CHUNK) {
         const int64_t count = least(DRAW_CHUNK, job->vocab - first);
+        int some = 0;
+        for (int64_t i = 0; i < count; i++) some |= logits[first + i] > -INFINITY;
+        if (!some) continue; /* constraints mostly forbid most of a vocabulary */
         for (int64_t i = 0; i < count; i++) {
             const uint64_t bits = mix_bits(state + (uint64_t)(first + i + 1) * step);
             u[i] = ((float)(int64_t)(bits >> 24) + 0.5f) * 0x1p-40f;
