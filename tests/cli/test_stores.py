@@ -113,7 +113,8 @@ def serving(store, log):
     try:
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found, log.read_text()
-        yield OpenAI(base_url=f"{found.group()}/v1", api_key="none", max_retries=0, timeout=60)
+        with OpenAI(base_url=f"{found.group()}/v1", api_key="none", max_retries=0, timeout=60) as client:
+            yield client
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -134,10 +135,10 @@ def test_kill_9_loses_nothing_that_was_answered(tmp_path):
         assert client.responses.create(input=[*items, {"role": "user", "content": "And 1 + 1?"}]).output_text
         with pytest.raises(BadRequestError):
             client.responses.create(input="hi", tools=[{"type": "mcp"}])
-        endless = client.responses.create(
+        with client.responses.create(
             input="Count to a hundred.", background=True, stream=True, extra_body={"temperature": 2}
-        )
-        running = next(iter(endless)).response
+        ) as endless:
+            running = next(iter(endless)).response
     with serving(store, log) as client:
         ended = client.responses.retrieve(running.id)
         assert ended.status in ("completed", "failed", "incomplete")  # whichever came first, never silence

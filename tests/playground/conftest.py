@@ -25,6 +25,16 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 )  # fmt: skip
+PRESS = """([thought, name]) => {
+  const press = () => {
+    const button = [...document.querySelectorAll("button")].find((one) => one.textContent.trim() === name);
+    if (!button || !document.querySelector(".thought")?.textContent.includes(thought)) return;
+    watch.disconnect();
+    button.click();
+  };
+  const watch = new MutationObserver(press);
+  watch.observe(document.body, { childList: true, subtree: true, characterData: true });
+}"""
 expect.set_options(timeout=15_000)
 
 
@@ -84,6 +94,13 @@ class Tab:
         """Waits until so many answers have come to their end."""
         expect(self.page.get_by_test_id("speed")).to_have_count(count)
         expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
+
+    def press_at(self, thought: str, name: str) -> None:
+        """From here on, press the button called so as soon as a thought holds that text.
+
+        The page does it: a click from here reaches a busy machine's page after the demo's short answers.
+        """
+        self.page.evaluate(PRESS, [thought, name])
 
     def settings(self, tab: str = "Model") -> None:
         self.page.get_by_role("tab", name=tab).click()

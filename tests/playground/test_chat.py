@@ -251,8 +251,8 @@ def ask_at_length(tab) -> None:
 
 def test_the_thinking_is_ended_early(demo, open_tab):
     tab = open_tab(demo)
+    tab.press_at("wants", "Answer now")
     ask_at_length(tab)
-    tab.page.get_by_role("button", name="Answer now").click()
     tab.answered()
     expect(tab.page.locator(".markdown")).not_to_be_empty()
     speed = tab.page.get_by_test_id("speed").inner_text()
@@ -264,9 +264,8 @@ def test_the_thinking_is_ended_early(demo, open_tab):
 
 def test_an_answer_is_stopped(demo, open_tab):
     tab = open_tab(demo)
+    tab.press_at("wants a product", "Stop")
     ask_at_length(tab)
-    expect(tab.page.locator(".thought")).to_contain_text("wants a product")
-    tab.page.get_by_role("button", name="Stop").click()
     expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("Stopped.")
     expect(tab.page.locator(".markdown")).to_have_count(0)
     tab.page.get_by_role("button", name="Engine").click()
