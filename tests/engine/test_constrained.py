@@ -244,6 +244,9 @@ class Slow:
     def begin(self, turn: Turn, tokens: Sequence[int]) -> Any:
         return Broken(len(tokens))
 
+    def advance(self, constraints: Sequence[Any], tokens: Sequence[int]) -> list[bytes | EngineError]:
+        return [constraint.moved() for constraint in constraints]
+
 
 class Broken:
     """Lets everything through and fails after three tokens."""
@@ -257,10 +260,9 @@ class Broken:
     def slack(self) -> int:
         return 0
 
-    def consume(self, token: int) -> None:
+    def moved(self) -> bytes | EngineError:
         self.left -= 1
-        if self.left == 0:
-            raise EngineError("the constraint failed: too complex")
+        return EngineError("the constraint failed: too complex") if self.left == 0 else self.mask()
 
 
 def test_others_run_while_a_schema_compiles_and_an_abort_reaches_it(constrained):

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from mosso.core.errors import EngineError
+
+Mask = bytes | memoryview
+"""Of tokens: bit i % 8 of byte i // 8 is token i."""
+
 
 class GrammarKind(StrEnum):
     """What `Grammar.text` is."""
@@ -73,8 +78,8 @@ class Turn:
 class TokenConstraint(Protocol):
     """A constraint on its way through one turn. Used by one thread at a time."""
 
-    def mask(self) -> bytes | None:
-        """The tokens that may come next: bit i % 8 of byte i // 8 is token i. None: any token.
+    def mask(self) -> Mask | None:
+        """The tokens that may come next. None: any token.
 
         Raises EngineError when the constraint cannot go on: it met a limit of its library.
         """
@@ -104,5 +109,14 @@ class Constrainer(Protocol):
         """A constraint that has consumed `tokens`, what the turn said so far; raises as prepare, consume.
 
         The budget is held from the next token on: `tokens` may have thought more.
+        """
+        ...
+
+    def advance(
+        self, constraints: Sequence[TokenConstraint], tokens: Sequence[int]
+    ) -> list[Mask | EngineError | None]:
+        """Each of these constraints consumes its token: their next masks, or what those cannot go on for.
+
+        One call for many rows is cheaper than one each. Used by one thread at a time.
         """
         ...

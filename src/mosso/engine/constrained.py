@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mosso.core.constraints import Constrainer, TokenConstraint, Turn
+from mosso.core.constraints import Constrainer, Mask, TokenConstraint, Turn
 from mosso.core.errors import MossoError
 from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
 
@@ -26,7 +26,7 @@ class _Stand:
     """A constraint, the mask of its next token, and its slack (see TokenConstraint)."""
 
     constraint: TokenConstraint
-    mask: bytes | None
+    mask: Mask | None
     slack: int
 
     @classmethod
@@ -42,7 +42,7 @@ class Allowed:
     """What the constrained rows of a batch may draw."""
 
     at: tuple[int, ...] = ()  # indices in the batch
-    masks: tuple[bytes, ...] = ()  # parallel to `at`; see TokenConstraint.mask
+    masks: tuple[Mask, ...] = ()  # parallel to `at`; see TokenConstraint.mask
     failures: tuple[tuple[int, str], ...] = ()  # (row, why): no mask can be had
 
     def part(self, first: int, last: int) -> Allowed:
@@ -142,7 +142,7 @@ class ConstrainedRows:
         """The rows' constraints move on by their tokens."""
         moves = [move for move in zip(rows, tokens, strict=True) if move[0] in self._stands]
         if moves:
-            job = self._moving.submit(_advance, moves, [self._stands[row] for row, _ in moves])
+            job = self._moving.submit(self._advance, moves, [self._stands[row] for row, _ in moves])
             self._stands.update((row, job) for row, _ in moves)
 
     def holds(self, rows: Sequence[int]) -> bool:
@@ -162,21 +162,20 @@ class ConstrainedRows:
     def _begin(self, row: int, turn: Turn, said: Sequence[int]) -> _Stands:
         return {row: _tried(lambda: _Stand.of(self._constrainer.begin(turn, said)))}
 
-
-def _advance(moves: Sequence[tuple[int, int]], before: Sequence[Future[_Stands]]) -> _Stands:
-    """The stands after moves (row, token). The jobs that make those before were submitted earlier, so they
-    have ended, or are being done, when this one begins."""
-    return {row: _moved(job.result()[row], token) for (row, token), job in zip(moves, before, strict=True)}
-
-
-def _moved(stand: _Stand | MossoError, token: int) -> _Stand | MossoError:
-    if isinstance(stand, MossoError):
-        return stand
-    try:
-        stand.constraint.consume(token)
-        return _Stand.of(stand.constraint)
-    except MossoError as error:
-        return error
+    def _advance(self, moves: Sequence[tuple[int, int]], before: Sequence[Future[_Stands]]) -> _Stands:
+        """The stands after moves (row, token). The jobs that make those before were submitted earlier, so
+        they have ended, or are being done, when this one begins."""
+        stands = {row: job.result()[row] for (row, _), job in zip(moves, before, strict=True)}
+        going = [
+            (row, token, stand.constraint) for row, token in moves if isinstance(stand := stands[row], _Stand)
+        ]
+        constraints = [constraint for _, _, constraint in going]
+        masks = self._constrainer.advance(constraints, [token for _, token, _ in going])
+        for (row, _, constraint), mask in zip(going, masks, strict=True):
+            stands[row] = (
+                mask if isinstance(mask, MossoError) else _Stand(constraint, mask, constraint.slack())
+            )
+        return stands
 
 
 def _end_thinking(row: int, before: Future[_Stands]) -> _Stands:
@@ -194,8 +193,11 @@ def _tried(make: Callable[[], _Stand | MossoError]) -> _Stand | MossoError:
         return error
 
 
-def words(masks: Sequence[bytes], vocab_size: int) -> np.ndarray:
+def words(masks: Sequence[Mask], vocab_size: int) -> np.ndarray:
     """int32 [N, words] of masks in the protocol's order; token v is bit v % 32 of word v // 32."""
     size = -(-vocab_size // 32) * 4
-    whole = b"".join(mask[:size].ljust(size, b"\0") for mask in masks)
-    return np.frombuffer(bytearray(whole), "<i4").reshape(len(masks), -1)
+    found = np.zeros((len(masks), size), np.uint8)
+    for row, mask in zip(found, masks, strict=True):
+        known = mask[:size]
+        row[: len(known)] = np.frombuffer(known, np.uint8)
+    return found.view("<i4")

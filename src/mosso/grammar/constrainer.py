@@ -9,12 +9,14 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import cast
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from mosso.core.constraints import Grammar, GrammarKind, TokenConstraint, Turn, TurnConstraint
-from mosso.core.errors import RequestError
+from mosso.core.constraints import Grammar, GrammarKind, Mask, TokenConstraint, Turn, TurnConstraint
+from mosso.core.errors import EngineError, RequestError
 from mosso.grammar.thinking import Control, HarmonyTurn, TurnForm, in_short
+from mosso.grammar.together import Together
 from mosso.grammar.turn import after_thinking_grammar, content_grammar, turn_grammar
 from mosso.grammar.vocabulary import open_vocabulary
 
@@ -48,6 +50,7 @@ class HarmonyConstrainer:
         self._reading = Lock()  # of the vocabulary
         self._compiled: OrderedDict[_Compilable, Future[LLMatcher]] = OrderedDict()
         self._lock = Lock()  # of `_compiled`, and of the matchers in it
+        self._together = Together()
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
@@ -60,7 +63,7 @@ class HarmonyConstrainer:
     def prepare(self, turn: Turn) -> None:
         self._matchers(turn)
 
-    def begin(self, turn: Turn, tokens: Sequence[int]) -> TokenConstraint:
+    def begin(self, turn: Turn, tokens: Sequence[int]) -> HarmonyTurn:
         form, after = self._matchers(turn)
         made = HarmonyTurn(
             self._control,
@@ -71,6 +74,11 @@ class HarmonyConstrainer:
         for token in tokens:
             made.consume(token)
         return made
+
+    def advance(
+        self, constraints: Sequence[TokenConstraint], tokens: Sequence[int]
+    ) -> list[Mask | EngineError | None]:
+        return self._together.advance(cast("Sequence[HarmonyTurn]", constraints), tokens)  # `begin` made them
 
     def _matchers(self, turn: Turn) -> tuple[LLMatcher | None, LLMatcher]:
         """For one turn alone: its form, and what follows its thinking where it has none."""

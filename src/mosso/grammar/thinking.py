@@ -20,6 +20,7 @@ from functools import cached_property
 
 from llguidance import LLMatcher, LLTokenizer
 
+from mosso.core.constraints import Mask
 from mosso.core.errors import EngineError, RequestError
 
 ENDLESS = 1 << 30  # the slack of what never needs a mask again
@@ -63,7 +64,7 @@ class Control:
     def only(self, *tokens: int) -> bytes:
         return sum(1 << token for token in set(tokens)).to_bytes(self.mask_bytes, "little")
 
-    def without_analysis(self, mask: bytes) -> bytes:
+    def without_analysis(self, mask: Mask) -> bytes:
         """Of a mask behind `<|channel|>`, the tokens that begin another channel's name."""
         bits = int.from_bytes(mask, "little")
         for token in _tokens(bits):
@@ -83,7 +84,7 @@ def _tokens(bits: int) -> list[int]:
     return found
 
 
-def both(left: bytes, right: bytes) -> bytes:
+def both(left: Mask, right: Mask) -> bytes:
     """The tokens of two masks."""
     bits = int.from_bytes(left, "little") & int.from_bytes(right, "little")
     return bits.to_bytes(len(left), "little")
@@ -183,28 +184,34 @@ class TurnForm:
     """The form of a turn, on its way: llguidance's matcher with its errors as ours."""
 
     def __init__(self, matcher: LLMatcher, mask_bytes: int) -> None:
-        self._matcher = matcher
-        self._mask_bytes = mask_bytes
+        self.matcher = matcher
+        self.mask_bytes = mask_bytes
         self.is_over = False
 
     def mask(self) -> bytes | None:
         """None when the turn is over."""
         if self.is_over:
             return None
-        mask = next_mask(self._matcher, self._mask_bytes)
-        self._check()
+        mask = next_mask(self.matcher, self.mask_bytes)
+        self.check()
         return mask
 
     def consume(self, token: int) -> None:
         if self.is_over:
             return
-        if not self._matcher.consume_token(token):
-            self._check()
-        self.is_over = bool(self._matcher.is_stopped())
+        self.matcher.consume_token(token)
+        self.consumed()
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise EngineError(f"the constraint failed: {in_short(self._matcher.get_error())}")
+    def consumed(self) -> None:
+        """The matcher has been given a token."""
+        stopped = bool(self.matcher.is_stopped())
+        if stopped:  # one in error too
+            self.check()
+        self.is_over = stopped
+
+    def check(self) -> None:
+        if self.matcher.is_error():
+            raise EngineError(f"the constraint failed: {in_short(self.matcher.get_error())}")
 
 
 class HarmonyTurn:
@@ -215,17 +222,20 @@ class HarmonyTurn:
     """
 
     def __init__(self, control: Control, budget: int | None, form: TurnForm | None, after: LLMatcher) -> None:
-        self._position = Position(control)
+        self.position = Position(control)
+        self.form = form
         self._control = control
         self._budget = budget
-        self._form = form
         self._after = after
 
-    def mask(self) -> bytes | None:
-        formed = None if self._form is None else self._form.mask()
-        if not self._spent or (self._form is not None and formed is None):
+    def mask(self) -> Mask | None:
+        return self.mask_within(None if self.form is None else self.form.mask())
+
+    def mask_within(self, formed: Mask | None) -> Mask | None:
+        """`formed`: the form's own mask."""
+        if not self._spent or (self.form is not None and formed is None):
             return formed
-        position, control = self._position, self._control
+        position, control = self.position, self._control
         if position.in_character:
             return _within(formed, control.continuations)
         if position.place is Place.THOUGHT:
@@ -239,30 +249,30 @@ class HarmonyTurn:
         return self._header_mask()
 
     def slack(self) -> int:
-        if self._form is not None:
-            return ENDLESS if self._form.is_over else 0
+        if self.form is not None:
+            return ENDLESS if self.form.is_over else 0
         if self._spent:
-            return _SPEECH_SLACK if self._position.place is Place.SPEECH else 0
-        return ENDLESS if self._budget is None else self._budget - self._position.thought
+            return _SPEECH_SLACK if self.position.place is Place.SPEECH else 0
+        return ENDLESS if self._budget is None else self._budget - self.position.thought
 
     def consume(self, token: int) -> None:
-        if self._form is not None:
-            self._form.consume(token)
-        self._position.consume(token)
+        if self.form is not None:
+            self.form.consume(token)
+        self.position.consume(token)
 
     def end_thinking(self) -> None:
         self._budget = 0
 
     @property
     def _spent(self) -> bool:
-        return self._budget is not None and self._position.thought >= self._budget
+        return self._budget is not None and self.position.thought >= self._budget
 
     def _header_mask(self) -> bytes | None:
         """What a legal header goes on with; None where the header is beyond that, or there is none."""
-        if self._position.place is Place.SPEECH:
+        if self.position.place is Place.SPEECH:
             return None
         header = self._after.deep_copy()
-        control, position = self._control, self._position
+        control, position = self._control, self.position
         said = [control.end]
         if position.place is Place.HEADER:
             drawn = position.header[:1] == [control.start]
@@ -278,5 +288,5 @@ def in_short(message: str) -> str:
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
 
 
-def _within(formed: bytes | None, wanted: bytes) -> bytes:
+def _within(formed: Mask | None, wanted: bytes) -> bytes:
     return wanted if formed is None else both(formed, wanted)
