@@ -76,19 +76,56 @@ def test_it_serves_as_its_user_and_is_healthy(image):
     )  # fmt: skip
     with subprocess.Popen(command) as server:
         try:
-            url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
-            while not ready(url):
-                assert server.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.5)
-            body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
-            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
-            assert "5" in answer["choices"][0]["message"]["content"]
+            answers(server, f"http://127.0.0.1:{port}")
             check = config_of(image)["Healthcheck"]["Test"][1:]
             output_of("run", "--isolation", "chroot", "--env", f"MOSSO_PORT={port}", container, "--", *check)
         finally:
             subprocess.run(["pkill", "-TERM", "-f", f"mosso serve demo --port {port}$"], check=False)
             server.wait(60)
+
+
+READ_ONLY = """
+set -e
+mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"
+mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs tmpfs "$1/tmp"
+mount -t tmpfs -o uid=10001,gid=10001,mode=755 tmpfs "$1/cache"
+root=$1
+shift
+exec chroot --userspec=10001:10001 "$root" /usr/bin/env -i "$@"
+"""
+"""As compose and the chart run it: nothing can be written but /tmp and the volume. The mounts end with it."""
+
+
+def test_it_serves_where_its_root_cannot_be_written(image):
+    container = output_of("from", image)
+    root = output_of("unshare", "buildah", "mount", container)
+    settings = config_of(image)["Env"]
+
+    def inside(*command: str) -> list[str]:
+        unshared = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", READ_ONLY, "bash"]
+        return [*unshared, root, *settings, *command]
+
+    refused = subprocess.run(inside("touch", "/opt/mosso/new"), capture_output=True, text=True, check=False)
+    assert "Read-only file system" in refused.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen(inside("mosso", "serve", "demo", "--port", str(port))) as server:
+        try:
+            answers(server, f"http://127.0.0.1:{port}")
+        finally:
+            server.kill()
+
+
+def answers(server: subprocess.Popen[bytes], url: str) -> None:
+    end = time.monotonic() + 120
+    while not ready(url):
+        assert server.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    assert "5" in answer["choices"][0]["message"]["content"]
 
 
 def ready(url: str) -> bool:
