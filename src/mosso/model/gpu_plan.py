@@ -16,7 +16,7 @@ GRAPH_NODE_BYTES = 8 << 10  # an estimate: what the driver keeps for each kernel
 KERNELS_A_LAYER = 10
 GRAPH_LIBRARY_BYTES = 64 << 20  # an estimate: the libraries' workspaces for the stream that captures
 SHAPED_ROWS = 64  # rows whose logits are in memory at once
-PENALIZED_ROWS = 16  # rows whose counts of tokens are
+PENALIZED_ROWS = 8  # rows whose counts of tokens are
 WORKSPACE_SLACK = 32 << 20  # what steps of other sizes may take beyond a full one
 
 _TILE_ROWS, _CHUNK, _SCALES = 32, 64, 16  # of kernels.gpu.mxfp4_layout, which imports torch
