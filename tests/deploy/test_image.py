@@ -80,8 +80,7 @@ def test_it_serves_as_its_user_and_is_healthy(image):
             check = config_of(image)["Healthcheck"]["Test"][1:]
             output_of("run", "--isolation", "chroot", "--env", f"MOSSO_PORT={port}", container, "--", *check)
         finally:
-            subprocess.run(["pkill", "-TERM", "-f", f"mosso serve demo --port {port}$"], check=False)
-            server.wait(60)
+            stop(server, port)
 
 
 READ_ONLY = """
@@ -114,7 +113,7 @@ def test_it_serves_where_its_root_cannot_be_written(image):
         try:
             answers(server, f"http://127.0.0.1:{port}")
         finally:
-            server.kill()
+            stop(server, port)
 
 
 def answers(server: subprocess.Popen[bytes], url: str) -> None:
@@ -126,6 +125,12 @@ def answers(server: subprocess.Popen[bytes], url: str) -> None:
     body = {"messages": [{"role": "user", "content": "What is 2 + 3?"}], "temperature": 0}
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
     assert "5" in answer["choices"][0]["message"]["content"]
+
+
+def stop(server: subprocess.Popen[bytes], port: int) -> None:
+    """By name: a signal to what runs the container reaches nobody within."""
+    subprocess.run(["pkill", "-TERM", "-f", f"mosso serve demo --port {port}$"], check=False)
+    server.wait(60)
 
 
 def ready(url: str) -> bool:
