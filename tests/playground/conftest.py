@@ -130,7 +130,7 @@ def serving(log: Path, *flags: str) -> Iterator[str]:
         assert found, log.read_text()
         yield found.group().rstrip("/")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         process.stdout.close()
 
 
