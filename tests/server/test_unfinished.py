@@ -19,8 +19,11 @@ def head(*lines: str, length: int = len(BODY)) -> bytes:
 
 @pytest.fixture
 def impatient(monkeypatch, serve):
-    """serve(...) of a server that waits a short time only, however fast bytes come."""
-    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 0.3)
+    """serve(...) of a server that waits a short time only, however fast bytes come.
+
+    A second: a busy machine may take a part of one between a client's connecting and its first bytes.
+    """
+    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 1.0)
     monkeypatch.setattr(protocol, "SLOWEST", 1 << 40)
     return serve
 
@@ -62,7 +65,7 @@ def test_drops_do_not_help(impatient):
                 sock.sendall(bytes([byte]))
             except OSError:
                 break
-            time.sleep(0.01)
+            time.sleep(0.02)
         assert not everything(sock).startswith(b"HTTP/1.1 200")
 
 
@@ -81,7 +84,7 @@ def test_a_large_body_has_more_time(impatient, monkeypatch):
     body = json.dumps({"messages": [{"role": "user", "content": "x" * 20_000}], "model": "none"}).encode()
     with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(head(length=len(body)) + body[:-1])
-        time.sleep(0.7)
+        time.sleep(1.5)
         sock.sendall(body[-1:])
         assert sock.recv(100).startswith(b"HTTP/1.1 404")
 
@@ -93,7 +96,7 @@ def test_an_answer_that_takes_long_is_no_request_that_does(impatient, gate, soon
         sock.sendall(head() + BODY)
         soon(lambda: server.source.open)
         sock.sendall(head()[:20])  # and while it is worked on, a part of the next one
-        time.sleep(0.7)
+        time.sleep(1.5)
         server.source.gate.open()
         answer = everything(sock)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -115,4 +118,4 @@ def test_idle_connections_are_kept(impatient):
         for _ in range(2):
             sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
             assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
-            time.sleep(0.7)
+            time.sleep(1.5)
