@@ -6,7 +6,7 @@ import json
 
 
 def test_chat_answers_piped_lines(run, url) -> None:
-    result = run("chat", url, stdin="What is 12 + 30?\nNow double it.\n")
+    result = run("chat", url, "--temperature", "0", stdin="What is 12 + 30?\nNow double it.\n")
     assert result.exit_code == 0
     assert "= 42." in result.output
     assert "= 84." in result.output
@@ -35,7 +35,7 @@ def test_chat_shows_calls_and_takes_their_results(run, url, tmp_path) -> None:
     }
     (tmp_path / "tools.json").write_text(json.dumps([tool]))
     talk = 'What is the weather in Paris?\n{"temperature": 18}\n'
-    result = run("chat", url, "--tools", tmp_path / "tools.json", stdin=talk)
+    result = run("chat", url, "--tools", tmp_path / "tools.json", "--temperature", "0", stdin=talk)
     assert result.exit_code == 0
     assert "→ get_weather" in result.output
     assert '{"city": "Paris"}' in result.output

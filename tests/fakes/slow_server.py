@@ -1,6 +1,6 @@
 """A server whose answers take a while, for tests that send signals.
 
-    slow_server.py DRAIN_SECONDS TOKENS [FILE]     with FILE an answer ends only once that file is there
+slow_server.py DRAIN_SECONDS TOKENS [FILE]     with FILE an answer ends only once that file is there
 """
 
 import asyncio
