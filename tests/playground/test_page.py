@@ -43,7 +43,7 @@ def add(a: int, b: int) -> int:
 
 FADED = """() => Promise.allSettled(
   document.getAnimations()
-    .filter(one => one.effect.getComputedTiming().endTime !== Infinity)
+    .filter(one => one.playState === "running" && one.effect?.getComputedTiming().endTime !== Infinity)
     .map(one => one.finished)
 )"""
 
