@@ -5,12 +5,27 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from zlib import crc32
 
 import pytest
 import torch
 
+try:
+    from hypothesis import HealthCheck, settings
+except ModuleNotFoundError:  # on a machine that is there for its GPU
+    settings = None
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if settings is not None:  # an example that took long says of a busy machine that it is one
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test draws by torch's own generator is the same whatever ran before it in this process."""
+    torch.manual_seed(crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="module", autouse=True)

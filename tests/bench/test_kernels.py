@@ -98,7 +98,7 @@ def test_large_cases_are_not_held_together() -> None:
 
 
 def test_the_cases_of_a_group_are_prepared_at_once() -> None:
-    together = threading.Barrier(GROUP, timeout=10)
+    together = threading.Barrier(GROUP, timeout=60)
 
     def waits(one: Case) -> None:
         together.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -49,18 +50,17 @@ def answered(load: Load, failed: int = 0) -> dict[str, object]:
     }
 
 
-async def test_users_are_as_many_as_asked_for_and_every_token_counts() -> None:
-    source = Source()
+async def test_users_are_as_many_as_asked_for_and_every_token_counts(monkeypatch) -> None:
+    source, moments = Source(), iter((100.0, 112.0))
     requests = tuple(
         Request(f"r{i}", (1,), sampling)
         for i, sampling in enumerate([*[_sampling(4)] * 5, *[_sampling(2)] * 5])
     )
-    start = asyncio.get_running_loop().time()
+    monkeypatch.setattr("mosso.bench.offline.time", SimpleNamespace(perf_counter=lambda: next(moments)))
     rate = await closed_loop(source, requests, users=3)
-    seconds = asyncio.get_running_loop().time() - start
     assert source.most == 3
     assert len(source.seen) == 10
-    assert rate == pytest.approx(30 / seconds, rel=0.2)
+    assert rate == 30 / 12
 
 
 def _sampling(tokens: int):

@@ -13,7 +13,7 @@ from mosso.bench.overload import Overload, measure_here
 from mosso.cli.bench_overload import tell
 from mosso.cli.main import main
 
-SHORT = Overload(words=3, output=4, users=3, factor=3.0, alone_requests=4, capacity_seconds=0.5, seconds=0.5)
+SHORT = Overload(words=3, output=4, users=3, factor=3.0, alone_requests=4, capacity_seconds=1.0, seconds=1.0)
 REFUSED = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 2\r\n\r\n{}"
 EVENTS = [json.dumps({"choices": [{"text": "a"}]}).encode()] * 4 + [
     json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}).encode(),
@@ -52,14 +52,14 @@ async def test_accepted_and_refused_are_told_apart(capsys):
     alone, busy, flood = found["alone"], found["busy"], found["overload"]
     assert (alone["asked"], alone["accepted"], alone["refused"]) == (4, 4, 0)
     assert busy["refused"] > 0
-    assert found["capacity"] == busy["accepted"] / 0.5
+    assert found["capacity"] == busy["accepted"] / 1.0
     assert found["asked_rate"] == 3 * found["capacity"]
     assert flood["asked"] == flood["accepted"] + flood["refused"]
     assert flood["accepted"] > 0
     assert flood["refused"] > 0
     assert (flood["failed"], flood["first_error"], flood["without_retry_after"]) == (0, None, 0)
     assert flood["whole_ms"]["p50"] >= 10
-    assert flood["output_rate"] == 4 * flood["accepted"] / 0.5
+    assert flood["output_rate"] == 4 * flood["accepted"] / 1.0
     assert {(ask["max_tokens"], ask["min_tokens"], ask["ignore_eos"]) for ask in seen} == {(4, 4, True)}
     tell(found)
     said = capsys.readouterr().out

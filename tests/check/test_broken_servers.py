@@ -26,7 +26,7 @@ LEAK = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>fin
 
 def examined(respond, names=()) -> Report:
     with answering(respond) as url:
-        return asyncio.run(examine(url, chosen(names), timeout=10))
+        return asyncio.run(examine(url, chosen(names), timeout=60))
 
 
 def chat(content: str) -> dict:

@@ -35,10 +35,10 @@ def model(script):
 
     thread = threading.Thread(target=serve, args=(app,), kwargs={"port": 0, "on_start": on_start})
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     yield found[0]
     app.state.lifecycle.drain()
-    thread.join(10)
+    thread.join(60)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,10 +28,17 @@ class DemoServer:
 
     def held_blocks(self) -> float:
         """KV blocks that requests hold now, as /metrics says."""
-        text = httpx.get(f"{self.url}/metrics").text
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.search(r'^mosso:kv_blocks{.*state="held"} (\S+)$', text, re.MULTILINE)
         assert found
         return float(found.group(1))
+
+    def holds_nothing(self) -> bool:
+        """Whether no request holds a block, or none does soon: the engine tells it after the last answer."""
+        end = time.monotonic() + 60
+        while self.held_blocks() and time.monotonic() < end:
+            time.sleep(0.05)
+        return self.held_blocks() == 0
 
 
 @contextmanager
@@ -52,7 +60,7 @@ def serving(log: Path, *flags: str) -> Iterator[DemoServer]:
         with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
             yield DemoServer(process, url, client)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         process.stdout.close()
 
 

@@ -59,11 +59,11 @@ def life(store):
             line = process.stdout.readline()
             url = re.search(r"http://\S+", line)
             assert url, store.with_name("log").read_text()
-            with OpenAI(base_url=f"{url.group().rstrip('/')}/v1", api_key="none", timeout=60) as client:
+            with OpenAI(base_url=f"{url.group().rstrip('/')}/v1", api_key="none", timeout=200) as client:
                 yield process, client
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
             process.stdout.close()
 
 

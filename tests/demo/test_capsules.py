@@ -42,10 +42,14 @@ def served(serving_demo, tmp_path_factory):
             server.client.chat.completions.create(model="demo", **body, extra_headers=name)
         with pytest.raises(BadRequestError):
             server.client.chat.completions.create(model="demo", messages=[{"role": SECRET, "content": 1}])
-        httpx.post(f"{server.url}/v1/responses", json={"input": SECRET, "max_output_tokens": 20})
+        httpx.post(f"{server.url}/v1/responses", json={"input": SECRET, "max_output_tokens": 20}, timeout=60)
         stream = {"model": "demo", "messages": ASKED[0]["messages"], "stream": True}
         with httpx.stream(
-            "POST", f"{server.url}/v1/chat/completions", json=stream, headers={"x-request-id": "left"}
+            "POST",
+            f"{server.url}/v1/chat/completions",
+            json=stream,
+            headers={"x-request-id": "left"},
+            timeout=60,
         ) as response:
             next(response.iter_lines())
     return base / "c", (base / "log").read_text().splitlines()

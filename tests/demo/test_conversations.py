@@ -26,13 +26,19 @@ WEATHER = {"Paris": {"temperature": 18, "condition": "rain"}, "Rome": {"temperat
 
 
 def whole(client: Any, messages: list[Any]) -> dict[str, Any]:
-    message = client.chat.completions.create(model="demo", messages=messages, tools=TOOLS).choices[0].message
+    message = (
+        client.chat.completions.create(model="demo", messages=messages, tools=TOOLS, seed=1)
+        .choices[0]
+        .message
+    )
     return message.model_dump(exclude_none=True)
 
 
 def streamed(client: Any, messages: list[Any]) -> dict[str, Any]:
     content, calls = "", {}
-    for chunk in client.chat.completions.create(model="demo", messages=messages, tools=TOOLS, stream=True):
+    for chunk in client.chat.completions.create(
+        model="demo", messages=messages, tools=TOOLS, seed=1, stream=True
+    ):
         delta = chunk.choices[0].delta
         content += delta.content or ""
         for piece in delta.tool_calls or []:
@@ -70,6 +76,7 @@ def test_thinking_is_apart_from_the_answer_and_counted(demo) -> None:
         model="demo",
         messages=[{"role": "user", "content": "What is 123 + 456?"}],
         reasoning_effort="high",
+        seed=1,
     )
     message = response.choices[0].message
     assert "579" in message.content
@@ -88,6 +95,7 @@ def test_effort_changes_the_length_of_the_thinking(demo) -> None:
             model="demo",
             messages=[{"role": "user", "content": "What is 47 * 86?"}],
             reasoning_effort=effort,
+            seed=1,
         )
         assert "4042" in response.choices[0].message.content
         lengths.append(response.usage.completion_tokens_details.reasoning_tokens)
@@ -96,12 +104,12 @@ def test_effort_changes_the_length_of_the_thinking(demo) -> None:
 
 def test_a_follow_up_refers_to_the_answer_before(demo) -> None:
     messages: list[Any] = [{"role": "user", "content": "What is 120 + 5?"}]
-    first = demo.client.chat.completions.create(model="demo", messages=messages).choices[0].message
+    first = demo.client.chat.completions.create(model="demo", messages=messages, seed=1).choices[0].message
     messages += [
         {"role": "assistant", "content": first.content},
         {"role": "user", "content": "Now double it."},
     ]
-    second = demo.client.chat.completions.create(model="demo", messages=messages).choices[0].message
+    second = demo.client.chat.completions.create(model="demo", messages=messages, seed=1).choices[0].message
     assert "250" in second.content
 
 
@@ -126,6 +134,6 @@ def test_a_seed_repeats_the_answer_whatever_runs_beside_it(demo) -> None:
 
 def test_what_it_cannot_do_it_says(demo) -> None:
     response = demo.client.chat.completions.create(
-        model="demo", messages=[{"role": "user", "content": "Write a poem about spring."}]
+        model="demo", messages=[{"role": "user", "content": "Write a poem about spring."}], seed=1
     )
     assert "cannot" in response.choices[0].message.content

@@ -55,7 +55,7 @@ def test_strangers_and_those_who_have_used_up_their_share(owners) -> None:
     server, ann, bob = owners
     with pytest.raises(AuthenticationError):
         server.client.models.list()
-    assert httpx.get(f"{server.url}/v1/health/ready").status_code == 200
+    assert httpx.get(f"{server.url}/v1/health/ready", timeout=60).status_code == 200
 
     def use_up() -> None:
         for _ in range(20):

@@ -12,8 +12,9 @@ CLIENTS, EACH = 24, 4
 
 
 def test_more_clients_than_rows_are_refused_and_the_others_served(serving_demo, tmp_path):
-    flags = ("--max-slowdown", "2", "--max-queue-seconds", "0", "--log-level", "warning")
-    with serving_demo(tmp_path / "log", *flags) as server, httpx.Client(timeout=60) as http:
+    # On a busy machine each step takes long whatever its rows, so a slowdown alone might let all of them in.
+    flags = ("--max-slowdown", "2", "--max-rows", "8", "--max-queue-seconds", "0", "--log-level", "warning")
+    with serving_demo(tmp_path / "log", *flags) as server, httpx.Client(timeout=200) as http:
         answers: list[httpx.Response] = []
 
         def ask() -> httpx.Response:
@@ -40,4 +41,4 @@ def test_more_clients_than_rows_are_refused_and_the_others_served(serving_demo, 
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.json()["error"]["code"] == "rate_limit_exceeded"
         assert ask().status_code == 200, "and when they are gone there is room"
-        assert server.held_blocks() == 0
+        assert server.holds_nothing()

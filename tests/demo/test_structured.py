@@ -34,7 +34,13 @@ class Person(BaseModel):
 
 
 def ask(demo: Any, **fields: Any) -> Any:
-    fields = {"model": "demo", "messages": USER, "max_tokens": 900, "reasoning_effort": "low"} | fields
+    fields = {
+        "model": "demo",
+        "messages": USER,
+        "max_tokens": 900,
+        "reasoning_effort": "low",
+        "seed": 1,
+    } | fields
     return demo.client.chat.completions.create(**fields).choices[0]
 
 
@@ -103,7 +109,7 @@ def test_responses_take_log_probabilities_a_schema_and_tools_together(demo, ques
 
 def test_parse_fills_a_model(demo) -> None:
     made = demo.client.chat.completions.parse(
-        model="demo", messages=USER, response_format=Person, max_tokens=900
+        model="demo", messages=USER, response_format=Person, max_tokens=900, seed=1
     )
     assert isinstance(made.choices[0].message.parsed, Person)
 
@@ -122,7 +128,7 @@ def test_a_forced_call(demo, choice, names, stream) -> None:
     if stream:
         name = text = ""
         chunks = demo.client.chat.completions.create(
-            model="demo", messages=USER, stream=True, reasoning_effort="low", **fields
+            model="demo", messages=USER, stream=True, reasoning_effort="low", seed=1, **fields
         )
         for chunk in chunks:
             assert not chunk.choices[0].delta.content, "no answer"
@@ -150,7 +156,7 @@ def test_other_forms(demo) -> None:
     )
     ebnf = 'root ::= "<" word ">"\nword ::= [a-z] [a-z] [a-z]'
     answer = demo.client.responses.create(
-        model="demo", input="hi", extra_body={"structured_outputs": {"grammar": ebnf}}
+        model="demo", input="hi", extra_body={"structured_outputs": {"grammar": ebnf}, "seed": 1}
     )
     assert re.fullmatch("<[a-z]{3}>", answer.output_text)
     started = ask(demo, response_format={"type": "json_object"}, max_tokens=80).message.content
@@ -178,6 +184,7 @@ def test_what_cannot_be_honoured_is_a_400_that_names_it(demo, fields, param, wor
 
 def test_responses_have_forms_too(demo) -> None:
     fields: Any = {"model": "demo", "input": "What is 17 + 25?", "reasoning": {"effort": "low"}}
+    fields["extra_body"] = {"seed": 1}
     form = {"type": "json_schema", "name": "form", "schema": WEATHER}
     answer = demo.client.responses.create(text={"format": form}, **fields)
     Draft202012Validator(WEATHER).validate(json.loads(answer.output_text))

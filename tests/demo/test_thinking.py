@@ -98,7 +98,7 @@ def test_responses(demo) -> None:
 
 def test_anthropic(demo) -> None:
     with anthropic.Anthropic(base_url=demo.url, api_key="none", max_retries=0) as client:
-        fields: Any = {"model": "demo", "messages": USER, "max_tokens": 600}
+        fields: Any = {"model": "demo", "messages": USER, "max_tokens": 600, "extra_body": {"temperature": 0}}
         free = client.messages.create(thinking={"type": "enabled", "budget_tokens": 9000}, **fields)
         assert [block.type for block in free.content] == ["thinking", "text"]
         off = client.messages.create(thinking={"type": "disabled"}, **fields)

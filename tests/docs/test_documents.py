@@ -49,7 +49,7 @@ def serving(*arguments: str, folder: Path = ROOT) -> Iterator[str]:
     assert found
     yield found.group(1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     process.stdout.close()
 
 

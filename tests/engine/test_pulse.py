@@ -78,14 +78,9 @@ import mosso.model.paged as paged
 forward = paged.forward
 def slow(weights, config, kv, inputs, operations=None, mark=None):
     first = int(inputs.tokens[0])
-    if first == 500:                      # long, and every part of it is marked
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
-            time.sleep(0.01)
-            mark()
     if first == 501:                      # never ends, though the process lives
         time.sleep(1000)
-    while first == 502 and not os.path.exists(GO):  # long, marked, until the test has seen enough
+    while first in (500, 502) and not os.path.exists(GO):  # long, marked, until the test has seen enough
         time.sleep(0.01)
         mark()
     return forward(weights, config, kv, inputs, operations, mark)
@@ -133,13 +128,16 @@ async def test_a_long_step_moves_and_a_hanging_one_does_not(patched):
         async with aclosing(client.stream(Request("long", (500, 1), SamplingParams(1)))) as stream:
             first = asyncio.ensure_future(anext(stream))
             worst = longest = 0.0
-            while not first.done():
+            # On a busy machine beats come late; one that stood still as long as its step took would never do.
+            while longest < max(3, 2 * worst):
                 stats = await client.stats()
                 worst = max(worst, stats.seconds_stalled)
                 longest = max(longest, stats.seconds_since_step)
+                assert longest < 60, "the step took long and did not stall"
+                assert not first.done()
                 await asyncio.sleep(0.01)
-            assert first.result().tokens
-        assert worst < longest / 2, "the step took long and did not stall"
+            patched.go.touch()
+            assert (await first).tokens
         async with aclosing(client.stream(Request("hangs", (501, 1), SamplingParams(1)))) as stream:
             waiting = asyncio.ensure_future(anext(stream))
             while (await client.stats()).seconds_stalled < 2:

@@ -40,9 +40,9 @@ def scripted(
 
     thread = threading.Thread(target=serve, args=(app,), kwargs={"port": 0, "on_start": tell}, daemon=True)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         yield urls[0].rstrip("/"), source
     finally:
         app.state.lifecycle.drain()
-        thread.join(10)
+        thread.join(60)

@@ -1,8 +1,13 @@
-"""A server whose answers take a while, for tests that send signals: slow_server.py DRAIN_SECONDS TOKENS."""
+"""A server whose answers take a while, for tests that send signals.
+
+slow_server.py DRAIN_SECONDS TOKENS [FILE]     with FILE an answer ends only once that file is there
+"""
 
 import asyncio
 import logging
 import sys
+from collections import Counter
+from pathlib import Path
 
 from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
 
@@ -10,9 +15,15 @@ from mosso.server.app import create_app
 from mosso.server.run import serve
 from mosso.server.settings import ServerSettings
 
+HELD = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+passed: Counter[str] = Counter()  # events of each request
+
 
 async def pause(request):
     await asyncio.sleep(0.01)
+    passed[request.id] += 1
+    while HELD is not None and passed[request.id] > 20 and not HELD.exists():
+        await asyncio.sleep(0.01)
 
 
 def main() -> None:

@@ -234,13 +234,13 @@ def test_a_form_that_compiles_keeps_nobody_waiting(folder, monkeypatch):
     def compile_slowly(self, wanted):
         if wanted == TurnConstraint(FORMED):
             slow.set()
-            assert go.wait(10)
+            assert go.wait(60)
         return compiled(self, wanted)
 
     monkeypatch.setattr(HarmonyConstrainer, "_compile", compile_slowly)
     thread = threading.Thread(target=own.prepare, args=(Turn(TurnConstraint(FORMED)),))
     thread.start()
-    assert slow.wait(10)
+    assert slow.wait(60)
     assert own.begin(Turn(TurnConstraint(FREE)), []).mask()
     go.set()
     thread.join()
@@ -270,7 +270,7 @@ def test_who_asks_for_a_form_that_compiles_waits_for_it(folder, monkeypatch):
         slow.clear()
         threads = [threading.Thread(target=ask) for _ in range(3)]
         threads[0].start()
-        assert slow.wait(10)
+        assert slow.wait(60)
         for thread in threads[1:]:
             thread.start()
         for thread in threads:

@@ -37,7 +37,7 @@ def is_alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:  # gone, now or while it is looked at
         return False
 
 
@@ -158,7 +158,7 @@ def running(llm: LLM) -> int:
     return stats.running + stats.waiting
 
 
-def wait_until(holds: Any, seconds: float = 10) -> bool:
+def wait_until(holds: Any, seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:
         time.sleep(0.02)
@@ -228,7 +228,7 @@ def test_a_stream_that_another_thread_closes_just_ends(llm):
     with ThreadPoolExecutor(1) as reader:
         rest = reader.submit(list, stream)
         closer.start()
-        rest.result(timeout=30)
+        rest.result(timeout=120)
     closer.join()
 
 
@@ -248,7 +248,7 @@ if not child:
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(status, llm.chat("What is 17 + 25?", temperature=0), flush=True)
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=250)
     assert ran.stderr == ""
     told, answered = ran.stdout.splitlines()
     assert "make one after the fork" in told
@@ -350,7 +350,7 @@ def test_closing_ends_the_engine_and_whatever_runs():
     reader.start()
     llm.close()
     llm.close()
-    reader.join(10)
+    reader.join(60)
     assert failed or stream._over
     assert not is_alive(pid)
     assert repr(llm) == "LLM('demo', closed)"
@@ -382,7 +382,7 @@ print(llm._runtime._close.peek()[2][2].pid, flush=True)
 def test_a_script_that_just_ends_leaves_nothing_behind(then, status):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT.format(then=then)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (status, "")
     assert wait_until(lambda: not is_alive(int(done.stdout)))
@@ -402,10 +402,10 @@ except KeyboardInterrupt:
     pid = int(script.stdout.readline())
     time.sleep(1)
     os.kill(script.pid, signal.SIGINT)
-    out, _ = script.communicate(timeout=60)
+    out, _ = script.communicate(timeout=200)
     assert out.startswith("interrupted H")
     assert script.returncode == 0
-    assert not is_alive(pid)
+    assert wait_until(lambda: not is_alive(pid))
 
 
 def test_what_kept_it_from_starting_is_raised(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,17 +26,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--force-color-profile=srgb",
 )  # fmt: skip
-PRESS = """([thought, name]) => {
-  const press = () => {
-    const button = [...document.querySelectorAll("button")].find((one) => one.textContent.trim() === name);
-    if (!button || !document.querySelector(".thought")?.textContent.includes(thought)) return;
-    watch.disconnect();
-    button.click();
-  };
-  const watch = new MutationObserver(press);
-  watch.observe(document.body, { childList: true, subtree: true, characterData: true });
-}"""
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=60_000)  # a busy machine's
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,9 +40,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def browser() -> Iterator[Browser]:
     """One a module: with it runs an event loop in this thread, where tests of other modules run theirs."""
     with sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=120_000)
         yield browser
         browser.close()
+
+
+KEPT = """() => new Promise((done, failed) => {
+  const open = indexedDB.open('keyval-store');
+  open.onerror = failed;
+  open.onsuccess = () => {
+    const got = open.result.transaction('keyval').objectStore('keyval').get('mosso-playground');
+    got.onerror = failed;
+    got.onsuccess = () => { open.result.close(); done(JSON.stringify(got.result ?? null)); };
+  };
+})"""
 
 
 class Tab:
@@ -60,7 +62,7 @@ class Tab:
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self.url = url
         self.context = browser.new_context(**{"viewport": {"width": 1360, "height": 850}} | options)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(60_000)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.foreign: list[str] = []
@@ -95,12 +97,25 @@ class Tab:
         expect(self.page.get_by_test_id("speed")).to_have_count(count)
         expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
 
-    def press_at(self, thought: str, name: str) -> None:
-        """From here on, press the button called so as soon as a thought holds that text.
+    def until(self, holds: Callable[[], object]) -> None:
+        """Waits for what no locator tells, while the page goes on."""
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end, "it never happened"
+            self.page.wait_for_timeout(20)
 
-        The page does it: a click from here reaches a busy machine's page after the demo's short answers.
-        """
-        self.page.evaluate(PRESS, [thought, name])
+    def kept(self, *texts: str) -> None:
+        """Waits until the browser keeps this, and answers that are whole; the page writes once a second."""
+
+        def holds() -> bool:
+            told = self.page.evaluate(KEPT)
+            return all(text in told for text in texts) and '"status":"running"' not in told
+
+        self.until(holds)
+
+    def press(self, name: str) -> None:
+        """A button of an answer that grows: a click would wait until nothing moves any more."""
+        self.page.get_by_role("button", name=name).press("Enter")
 
     def settings(self, tab: str = "Model") -> None:
         self.page.get_by_role("tab", name=tab).click()
@@ -147,7 +162,7 @@ def serving(log: Path, *flags: str) -> Iterator[str]:
         assert found, log.read_text()
         yield found.group().rstrip("/")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
         process.stdout.close()
 
 
@@ -162,6 +177,29 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """serve(*flags): the URL of a demo server of the test's own."""
     with ExitStack() as servers:
         yield lambda *flags: servers.enter_context(serving(tmp_path / "log", *flags))
+
+
+SLOW = """
+import sys
+if "mosso.engine.process" in sys.orig_argv:
+    import time
+    import mosso.model.paged as paged
+    forward = paged.forward
+    def slow(*args, **kwargs):
+        time.sleep(0.02)
+        return forward(*args, **kwargs)
+    paged.forward = slow
+"""
+
+
+@pytest.fixture
+def slow_demo(serve: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a demo that takes 20 ms a token: time enough to do something before the browser of a busy
+    machine."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return serve()
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ class Running:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._started.wait(10)
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        assert self._started.wait(60)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def _run(self) -> None:
@@ -74,7 +74,7 @@ class Running:
         self.client.close()
         self.http.close()
         self.app.state.lifecycle.drain()
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
@@ -91,7 +91,7 @@ def follow(script: object) -> ScriptedSource:
     return ScriptedSource(script if callable(script) else lambda request: harmony(TOKENIZER, script))
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     """Waits for what another thread is about to do."""
     end = time.monotonic() + seconds
     while not condition():

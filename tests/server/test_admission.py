@@ -186,6 +186,6 @@ def test_what_needs_no_engine_is_served(serve):
 def test_the_body_is_not_waited_for(serve):
     server = serve()
     server.source.stats_value = stats((0, "", 4, 99, 100))
-    with socket.create_connection(server.address, timeout=10) as connection:
+    with socket.create_connection(server.address, timeout=60) as connection:
         connection.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{{".encode())
         assert b" 429 " in connection.recv(4096).partition(b"\r\n")[0]

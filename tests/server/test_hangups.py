@@ -29,7 +29,7 @@ def test_a_client_that_hangs_up(serve, gate, soon, path, what, stream, free, n):
     server = serve()
     server.source.gate = gate(free)
     prompt = "hi" if what == "prompt" else [{"role": "user", "content": "hi"}]
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(request_bytes(path, {what: prompt, "stream": stream, "n": n}))
         soon(lambda: len(server.source.open) == n)
         if stream and free:
@@ -44,7 +44,7 @@ def test_a_client_that_hangs_up(serve, gate, soon, path, what, stream, free, n):
 def test_a_client_that_leaves_amid_its_body(serve, soon, caplog):
     server = serve()
     caplog.set_level(logging.INFO, logger="mosso.server")
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(request_bytes(CHAT, {"messages": []})[:-5])
         soon(lambda: server.app.state.lifecycle.active == 1)
     soon(lambda: server.app.state.lifecycle.active == 0)
@@ -85,7 +85,7 @@ async def test_sixty_four_clients_and_a_third_hangs_up(serve, soon, caplog):
 
 def test_a_refused_body_is_read_no_further_than_the_limit(serve):
     server = serve(max_body_bytes=1000)
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\n\r\n")
         assert sock.recv(4096).startswith(b"HTTP/1.1 413")
 

@@ -170,7 +170,7 @@ async def test_approval_is_asked_for_where_the_filter_says():
     ("tool", "kind"), [("boom", "mcp_tool_execution_error"), ("die", "mcp_protocol_error")]
 )
 async def test_an_error_is_told_and_the_model_goes_on(tool, kind):
-    async with served(model((tool, {})), Servers(STDIO, limits=Limits(call_seconds=10))) as server:
+    async with served(model((tool, {})), Servers(STDIO)) as server:
         async with server.client.responses.stream(model="test", input="hi", tools=[BOX]) as stream:
             events = [event.type async for event in stream]
             answer = await stream.get_final_response()

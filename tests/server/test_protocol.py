@@ -22,7 +22,7 @@ def request_bytes(prompt: str, *headers: str, **fields: object) -> bytes:
 
 def reply(server, *pieces: bytes) -> tuple[int, dict]:
     """Status and JSON body of the first answer."""
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         for piece in pieces:
             sock.sendall(piece)
         file = sock.makefile("rb")
@@ -68,7 +68,7 @@ def test_a_hang_up_ends_the_pipelined_request_that_runs(serve, gate, soon, caplo
     caplog.set_level(logging.WARNING)
     server = serve()
     server.source.gate = gate(0)
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(request_bytes("one", stream=stream) + request_bytes("two"))
         soon(lambda: len(server.source.open) == 1)
     soon(lambda: len(server.source.aborted) == 1)

@@ -80,6 +80,13 @@ def shown(server, trusting: ssl.SSLContext) -> str:
         return sock.getpeercert()["serialNumber"]
 
 
+def put(path: Path, data: bytes) -> None:
+    """In one move: the server looks at any moment, and a half-written file would be a trouble of its own."""
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
 def test_a_renewed_certificate_is_taken_over_and_a_broken_one_is_not(
     serve, files, trusting, authority, soon, monkeypatch, caplog
 ):
@@ -94,10 +101,10 @@ def test_a_renewed_certificate_is_taken_over_and_a_broken_one_is_not(
     with httpx.Client(base_url=server.url, verify=trusting) as client:
         client.get("/health")
         renewed = authority.issue_cert("127.0.0.1")
-        cert.write_bytes(renewed.cert_chain_pems[0].bytes())  # its key comes a moment later
+        put(cert, renewed.cert_chain_pems[0].bytes())  # its key comes a moment later
         soon(lambda: "the certificate stays as it was" in caplog.text)
         assert shown(server, trusting) == first
-        key.write_bytes(renewed.private_key_pem.bytes())
+        put(key, renewed.private_key_pem.bytes())
         soon(lambda: shown(server, trusting) != first)
         key.unlink()
         soon(lambda: len(troubles()) == 2)

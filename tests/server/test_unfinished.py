@@ -19,8 +19,11 @@ def head(*lines: str, length: int = len(BODY)) -> bytes:
 
 @pytest.fixture
 def impatient(monkeypatch, serve):
-    """serve(...) of a server that waits a short time only, however fast bytes come."""
-    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 0.3)
+    """serve(...) of a server that waits a short time only, however fast bytes come.
+
+    A second: a busy machine may take a part of one between a client's connecting and its first bytes.
+    """
+    monkeypatch.setattr(protocol, "WHOLE_SECONDS", 1.0)
     monkeypatch.setattr(protocol, "SLOWEST", 1 << 40)
     return serve
 
@@ -40,7 +43,7 @@ def everything(sock: socket.socket) -> bytes:
 def test_a_request_that_does_not_come_whole_is_refused(impatient, soon, caplog, part):
     caplog.set_level(logging.WARNING)
     server = impatient()
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(part)
         answer = everything(sock)
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -50,25 +53,25 @@ def test_a_request_that_does_not_come_whole_is_refused(impatient, soon, caplog, 
 
 
 def test_who_sends_nothing_is_left(impatient):
-    with socket.create_connection(impatient().address, timeout=10) as sock:
+    with socket.create_connection(impatient().address, timeout=60) as sock:
         assert everything(sock) == b""
 
 
 def test_drops_do_not_help(impatient):
     server = impatient()
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         for byte in head(length=10_000):
             try:
                 sock.sendall(bytes([byte]))
             except OSError:
                 break
-            time.sleep(0.01)
+            time.sleep(0.02)
         assert not everything(sock).startswith(b"HTTP/1.1 200")
 
 
 def test_a_second_request_has_its_own_time(impatient):
     server = impatient()
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(head() + BODY + head()[:-2])
         answer = everything(sock)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -79,9 +82,9 @@ def test_a_large_body_has_more_time(impatient, monkeypatch):
     monkeypatch.setattr(protocol, "SLOWEST", 1_000)
     server = impatient()
     body = json.dumps({"messages": [{"role": "user", "content": "x" * 20_000}], "model": "none"}).encode()
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(head(length=len(body)) + body[:-1])
-        time.sleep(0.7)
+        time.sleep(1.5)
         sock.sendall(body[-1:])
         assert sock.recv(100).startswith(b"HTTP/1.1 404")
 
@@ -89,11 +92,11 @@ def test_a_large_body_has_more_time(impatient, monkeypatch):
 def test_an_answer_that_takes_long_is_no_request_that_does(impatient, gate, soon):
     server = impatient()
     server.source.gate = gate(0)
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(head() + BODY)
         soon(lambda: server.source.open)
         sock.sendall(head()[:20])  # and while it is worked on, a part of the next one
-        time.sleep(0.7)
+        time.sleep(1.5)
         server.source.gate.open()
         answer = everything(sock)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -102,7 +105,7 @@ def test_an_answer_that_takes_long_is_no_request_that_does(impatient, gate, soon
 
 def test_what_was_answered_before_its_end_is_not_answered_again(impatient):
     server = impatient(max_body_bytes=100)
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         sock.sendall(head(length=10_000))
         answer = everything(sock)
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -111,8 +114,8 @@ def test_what_was_answered_before_its_end_is_not_answered_again(impatient):
 
 def test_idle_connections_are_kept(impatient):
     server = impatient()
-    with socket.create_connection(server.address, timeout=10) as sock:
+    with socket.create_connection(server.address, timeout=60) as sock:
         for _ in range(2):
             sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
             assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
-            time.sleep(0.7)
+            time.sleep(1.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from mosso_fakes import ScriptedSource
 
@@ -36,6 +38,15 @@ def watch():
     token = watching._watch.set(made)
     yield made
     watching._watch.reset(token)
+
+
+def test_no_moment_is_told_later_than_it_was() -> None:
+    """However long it takes from the record to the watch."""
+    record = RequestRecord("r", "POST", CHAT)
+    record.started -= 5.0
+    made = Watch(record, "chat")
+    assert made.begun_ns <= made.unix_ns(time.monotonic()) <= time.time_ns()
+    assert time.time_ns() - made.begun_ns >= 5_000_000_000
 
 
 async def test_everything_else_is_the_sources_own() -> None:

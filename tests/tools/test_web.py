@@ -138,7 +138,7 @@ async def test_a_redirect_is_checked_too(monkeypatch):
 async def test_a_slow_page_ends(monkeypatch):
     import mosso.tools.web as room
 
-    monkeypatch.setattr(room, "SECONDS", 0.3)
+    monkeypatch.setattr(room, "SECONDS", 2.0)
     gone = asyncio.Event()
 
     async def handle(reader, writer):

@@ -66,11 +66,16 @@ class Watch:
 
     record: RequestRecord
     operation: str
-    begun_ns: int = field(default_factory=time.time_ns)
+    begun_ns: int = field(init=False)  # the moment of `record.started`, in nanoseconds since 1970
     generations: list[Generation] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)  # how the choices ended: stop, length, tool_calls, ...
     answered: bool = False  # the HTTP request is over; work in the background may go on
     notes: dict[object, Any] = field(default_factory=dict)  # each watcher's own
+
+    def __post_init__(self) -> None:
+        # In this order: whatever comes between the two readings, no moment is said to be later than it was.
+        now = time.time_ns()
+        self.begun_ns = now - round((time.monotonic() - self.record.started) * 1e9)
 
     @property
     def is_over(self) -> bool:
