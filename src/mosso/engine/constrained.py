@@ -196,8 +196,6 @@ def _tried(make: Callable[[], _Stand | MossoError]) -> _Stand | MossoError:
 def words(masks: Sequence[Mask], vocab_size: int) -> np.ndarray:
     """int32 [N, words] of masks in the protocol's order; token v is bit v % 32 of word v // 32."""
     size = -(-vocab_size // 32) * 4
-    found = np.zeros((len(masks), size), np.uint8)
-    for row, mask in zip(found, masks, strict=True):
-        known = mask[:size]
-        row[: len(known)] = np.frombuffer(known, np.uint8)
-    return found.view("<i4")
+    if any(len(mask) != size for mask in masks):  # a vocabulary that is not the model's
+        masks = [bytes(mask[:size]).ljust(size, b"\0") for mask in masks]
+    return np.frombuffer(bytearray().join(masks), "<i4").reshape(len(masks), -1)
