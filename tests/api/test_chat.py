@@ -257,6 +257,7 @@ def events(*made):
     [
         (((), (), FinishReason.ERROR, 0, "it burns"), EngineError, "it burns"),
         (((), (), FinishReason.ERROR), EngineError, "The engine failed"),
+        (((), (), FinishReason.ERROR, 0, "too complex", False, True), RequestError, "too complex"),
         (((), (), FinishReason.ABORT), UnavailableError, "aborted"),
         (((65,),), EngineError, "without a reason"),
     ],

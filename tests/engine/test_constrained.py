@@ -287,6 +287,7 @@ def test_a_constraint_that_fails_ends_its_own_request_only(constrained):
     found = bench.run_all([asks("breaks", logit_bias=(), stop_ids=frozenset()), asks("other", None)])
     assert found["breaks"].finish is FinishReason.ERROR
     assert found["breaks"].events[-1].error == "the constraint failed: too complex"
+    assert found["breaks"].events[-1].refused, "it is the request's fault"
     assert len(found["breaks"].tokens) == 3
     assert found["other"].finish in (FinishReason.STOP, FinishReason.LENGTH)
 

@@ -193,6 +193,25 @@ def test_an_error_midway_is_an_event(serve, error):
         next(stream)
 
 
+def test_a_form_that_cannot_go_on_is_the_client_s_fault(serve):
+    """So that no client asks again; a schema may meet a limit only after some tokens."""
+
+    def script(request):
+        yield TokenEvent(request.id, harmony(TOKENIZER, "<|channel|>final<|message|>He"))
+        yield TokenEvent(request.id, (), finish=FinishReason.ERROR, error="too complex", refused=True)
+
+    server = serve(script)
+    with pytest.raises(openai.BadRequestError, match="too complex"):
+        server.client.chat.completions.create(model="test", messages=USER)
+    with pytest.raises(openai.BadRequestError, match="too complex"):
+        server.client.responses.create(model="test", input="hi")
+    events = list(server.client.responses.create(model="test", input="hi", stream=True))
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.error.code == "invalid_prompt"
+    with pytest.raises(openai.APIError, match="too complex"):
+        list(server.client.chat.completions.create(model="test", messages=USER, stream=True))
+
+
 def test_an_unforeseen_error_midway_tells_no_secret(serve, caplog):
     def script(request):
         yield TokenEvent(request.id, harmony(TOKENIZER, "<|channel|>final<|message|>He"))

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from mosso.api.observer import Observer
 from mosso.api.usage import TokenCounts
-from mosso.core.errors import EngineError, UnavailableError
+from mosso.core.errors import EngineError, RequestError, UnavailableError
 from mosso.core.requests import FinishReason, Request, TokenEvent
 from mosso.core.source import TokenSource
 
@@ -109,6 +109,8 @@ async def _deltas(source: TokenSource, choice: Choice[D], observer: Observer) ->
 
 
 def _raise_failure(event: TokenEvent) -> None:
+    if event.refused:
+        raise RequestError(event.error or "The request cannot go on.")
     if event.finish is FinishReason.ERROR:
         raise EngineError(event.error or "The engine failed while it worked on the request.")
     if event.finish is FinishReason.ABORT:

@@ -374,7 +374,8 @@ class ResponsesService:
                 pass
         if answer.status == "failed":
             assert answer.error is not None
-            raise EngineError(answer.error.message)
+            refused = answer.error.code == "invalid_prompt"
+            raise (RequestError if refused else EngineError)(answer.error.message)
         return to_json(answer.snapshot())
 
     def stream(self, job: ResponseJob, report: Report) -> AsyncGenerator[list[bytes]]:

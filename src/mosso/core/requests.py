@@ -88,6 +88,7 @@ class TokenEvent:
     cached_tokens: int = 0  # prompt tokens that the prefix cache gave
     error: str | None = None
     lost: bool = False  # the error is the engine's, and the request can go on from its tokens
+    refused: bool = False  # the error is the request's own: what it asks for cannot go on
     queued_seconds: float = field(default=0.0, compare=False)  # before it got a row; on the first event only
 
 

@@ -89,4 +89,4 @@ class StepResult:
     logprobs: tuple[TokenLogprob | None, ...]  # None where the request did not ask
     failures: tuple[
         tuple[int, str], ...
-    ] = ()  # (row, why): its request cannot go on; the token means nothing
+    ] = ()  # (row, why): its request's constraint cannot go on; the token means nothing

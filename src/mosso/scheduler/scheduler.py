@@ -308,10 +308,10 @@ class Scheduler:
         ]
 
     def _fail(self, sequence: Sequence, why: str) -> TokenEvent:
-        """This sequence alone cannot go on; what was drawn for it means nothing."""
+        """This sequence's own constraint cannot go on; what was drawn for it means nothing."""
         sequence.in_flight -= 1
         self._end(sequence, FinishReason.ERROR)
-        return replace(self._event(sequence, (), ()), error=why)
+        return replace(self._event(sequence, (), ()), error=why, refused=True)
 
     def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> TokenEvent:
         sequence.in_flight -= 1
