@@ -66,9 +66,7 @@ def test_what_it_says_of_itself(image):
 
 
 def test_it_serves_as_its_user_and_is_healthy(image):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     container = output_of("from", image)
     command = buildah(
         "run", "--isolation", "chroot", "--user", "10001:10001", container,
@@ -106,14 +104,18 @@ def test_it_serves_where_its_root_cannot_be_written(image):
 
     refused = subprocess.run(inside("touch", "/opt/mosso/new"), capture_output=True, text=True, check=False)
     assert "Read-only file system" in refused.stderr
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen(inside("mosso", "serve", "demo", "--port", str(port))) as server:
         try:
             answers(server, f"http://127.0.0.1:{port}")
         finally:
             stop(server, port)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def answers(server: subprocess.Popen[bytes], url: str) -> None:

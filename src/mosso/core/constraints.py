@@ -115,7 +115,7 @@ class Constrainer(Protocol):
     def advance(
         self, constraints: Sequence[TokenConstraint], tokens: Sequence[int]
     ) -> list[Mask | EngineError | None]:
-        """Each of these constraints consumes its token: their next masks, or what those cannot go on for.
+        """Each of these constraints consumes its token: its next mask, or the error it cannot go on for.
 
         One call for many rows is cheaper than one each. Used by one thread at a time.
         """
