@@ -1,4 +1,4 @@
-"""Commands run in this process, over one server with the demo model."""
+"""Commands run in this process, over a server with the demo model for each module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mosso.cli.main import main
 from mosso.cli.serving import LocalServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with LocalServer(find_model("demo")) as server:
         yield server.url

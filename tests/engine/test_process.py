@@ -9,7 +9,8 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import aclosing, asynccontextmanager, suppress
+import threading
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from mosso.core.errors import (
     UsageError,
 )
 from mosso.core.requests import EngineStats, FinishReason
+from mosso.engine import client as client_module
 from mosso.engine.client import EngineClient
 
 
@@ -246,24 +248,23 @@ async def test_load_errors_arrive_as_themselves(settings, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def children() -> list[int]:
-    """Engines that this process started; it has other children, such as multiprocessing's tracker."""
-    found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # threads end when they like
-            found += map(int, (task / "children").read_text().split())
-    return [pid for pid in found if b"mosso.engine.process" in command_line(pid)]
+@pytest.fixture
+def started(monkeypatch) -> list[subprocess.Popen[bytes]]:
+    """The engines that this thread starts: in others there may be engines of whoever serves other tests."""
+    processes: list[subprocess.Popen[bytes]] = []
+    spawn, here = client_module._spawn, threading.get_ident()
+
+    def recorded(*arguments: object) -> subprocess.Popen[bytes]:
+        process = spawn(*arguments)
+        if threading.get_ident() == here:
+            processes.append(process)
+        return process
+
+    monkeypatch.setattr(client_module, "_spawn", recorded)
+    return processes
 
 
-def command_line(pid: int) -> bytes:
-    """Of a process, nothing once it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-async def test_death_while_loading(settings, monkeypatch, tmp_path):
+async def test_death_while_loading(settings, started, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "if 'mosso.engine.process' in sys.orig_argv:\n"
@@ -273,29 +274,26 @@ async def test_death_while_loading(settings, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def kill(_):
-        for pid in children():
-            os.kill(pid, signal.SIGKILL)
+        started[0].kill()
 
     with pytest.raises(EngineError, match="killed by signal 9 while it loaded the model"):
         await EngineClient.start(settings(), on_progress=kill)
 
 
-async def test_a_start_that_is_given_up_leaves_no_process(settings):
-    pids, others = [], children()  # an engine of the test before may still be ending
-
+async def test_a_start_that_is_given_up_leaves_no_process(settings, started):
     def give_up(_):
-        pids.extend(pid for pid in children() if pid not in others)
         raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
         await EngineClient.start(settings(), on_progress=give_up)
-    assert pids
-    assert not any(map(exists, pids))
+    (process,) = started
+    assert not exists(process.pid)
 
 
 PARENT = """
 import asyncio, sys, json, os
 from pathlib import Path
+from mosso.engine import client as client_module
 from mosso.engine.client import EngineClient
 from mosso.engine.settings import EngineSettings
 async def main():
