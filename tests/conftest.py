@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from zlib import crc32
 
 import pytest
 import torch
+from processes import engines_of
 
 try:
     from hypothesis import HealthCheck, settings
@@ -51,19 +50,4 @@ def _garbage_is_told_where_it_was_made() -> Iterator[None]:
 def _no_engine_is_left_running() -> Iterator[None]:
     """An engine that outlives its module would be met, and perhaps killed, by a later module's test."""
     yield
-    assert engines() == []
-
-
-def engines() -> list[int]:
-    """This process's children that are engines; empty where there is no /proc."""
-    found = []
-    for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # threads end when they like, and so do processes
-            found += [pid for pid in map(int, children.read_text().split()) if is_engine(pid)]
-    return found
-
-
-def is_engine(pid: int) -> bool:
-    with suppress(OSError):
-        return b"mosso.engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
+    assert engines_of(os.getpid()) == []

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from mosso_fakes import SETTINGS, MemoryStore, ScriptedSource, harmony, small_tokenizer
 
 from mosso.api.chat_schema import ChatRequest

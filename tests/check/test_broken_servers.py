@@ -6,14 +6,10 @@ import asyncio
 import contextlib
 import json
 import socketserver
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from http_fakes import answering
 
 from mosso.check.examination import Outcome, Report, all_cases, chosen, examine

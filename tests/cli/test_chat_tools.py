@@ -5,11 +5,8 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from mcp_paths import PROGRAM
 from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
 

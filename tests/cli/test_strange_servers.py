@@ -7,14 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
-from rich.console import Console
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from http_fakes import answering
+from rich.console import Console
 
 from mosso.cli.chat_command import Screen
 from mosso.cli.generate_command import RETRY_SECONDS, _pause

@@ -30,6 +30,9 @@ from typing import Any
 
 import httpx
 
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))  # as a script of its own it has no other way
+from processes import engines_of
+
 QUESTIONS = [f"What is {13 + 57 * index} + {29 + 31 * index}?" for index in range(12)]
 NONSENSE = [
     '{"messages": ',
@@ -159,7 +162,7 @@ class Chaos:
         kills, is_full = 1, False
         while (now := time.monotonic()) < end:
             if now > began + kills * every and end - now > 1:
-                self.counts["kills"] += len(killed := _engines(self.pid))
+                self.counts["kills"] += len(killed := engines_of(self.pid))
                 for child in killed:
                     with suppress(ProcessLookupError):
                         os.kill(child, signal.SIGKILL)
@@ -205,20 +208,6 @@ def _body(path: str, question: str) -> dict[str, Any]:
     if path == "chat":
         return {"messages": [{"role": "user", "content": question}], "temperature": 0}
     return {"input": question, "temperature": 0, "store": True}
-
-
-def _engines(pid: int) -> list[int]:
-    """The server's child that is the engine; none while it is being started again."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # threads and processes end when they like
-            children = (task / "children").read_text().split()
-            found += [child for child in children if _is_engine(child)]
-    return [int(child) for child in found]
-
-
-def _is_engine(pid: str) -> bool:
-    return b"mosso.engine.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _resident(pid: int) -> int:

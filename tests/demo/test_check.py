@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from http_fakes import spoiled
 
 from mosso.check.examination import Outcome, Report, chosen, examine

@@ -8,11 +8,10 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import pytest
+from processes import engines_of
 
 from mosso.api.settings import ApiSettings
 from mosso.cli.serve_command import command
@@ -81,18 +80,8 @@ def server(serving_demo, tmp_path_factory):
         yield started
 
 
-def engine_of(pid: int) -> int | None:
-    """The engine that a server runs now."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # threads and processes end when they like
-            for child in (task / "children").read_text().split():
-                if b"mosso.engine.process" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return int(child)
-    return None
-
-
 def kill(server) -> None:
-    if (pid := engine_of(server.process.pid)) is not None:
+    for pid in engines_of(server.process.pid):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -221,7 +210,7 @@ def test_by_default_a_hang_shows_within_ten_seconds():
 def test_a_stopped_engine_is_not_live_while_work_waits(serving_demo, tmp_path):
     """Bad soon after it stops, good again once it is killed and started anew; the stream goes on."""
     with serving_demo(tmp_path / "log", "--stuck-after", "2", "--kill-stuck-after", "6") as server:
-        pid = engine_of(server.process.pid)
+        (pid,) = engines_of(server.process.pid)
         os.kill(pid, signal.SIGSTOP)
         assert live(server).status_code == 200, "nothing waits yet"
         with ThreadPoolExecutor(1) as pool:
@@ -229,7 +218,7 @@ def test_a_stopped_engine_is_not_live_while_work_waits(serving_demo, tmp_path):
             while (told := live(server)).status_code == 200:
                 pass
             assert "has not moved" in told.json()["message"]
-            assert engine_of(server.process.pid) == pid, "it is told before it is mended"
+            assert engines_of(server.process.pid) == [pid], "it is told before it is mended"
             stopped = joined(answer.result()[0])
             until_ready(server)
             assert stopped == joined(streamed(server, BODIES["greedy"])[0])

@@ -17,14 +17,12 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
+from needs import missing, needs
 from prometheus_client.parser import text_string_to_metric_families
 
 from mosso.checkpoint.models import FOLDER_VARIABLES
 from mosso.cli.environment import NIM, variables
 from mosso.cli.serve_command import command as serve
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
-from needs import missing, needs
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/mosso"

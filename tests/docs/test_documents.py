@@ -16,13 +16,11 @@ from pathlib import Path
 import click
 import httpx
 import pytest
+from needs import missing
 
 from mosso.cli.main import main
 from mosso.core.errors import UsageError
 from mosso.tools.sandbox import Sandbox
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
-from needs import missing
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from needs import needs
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from scripted_server import scripted
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

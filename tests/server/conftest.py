@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 import pytest
-from openai import OpenAI
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from mosso_fakes import SETTINGS, ScriptedSource, harmony, small_tokenizer
+from openai import OpenAI
 
 from mosso.core.requests import Request
 from mosso.server.app import create_app
