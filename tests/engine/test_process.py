@@ -293,7 +293,6 @@ async def test_a_start_that_is_given_up_leaves_no_process(settings, started):
 PARENT = """
 import asyncio, sys, json, os
 from pathlib import Path
-from mosso.engine import client as client_module
 from mosso.engine.client import EngineClient
 from mosso.engine.settings import EngineSettings
 async def main():
