@@ -76,6 +76,7 @@ async def test_offline_requests_are_as_long_as_the_server_counted() -> None:
 
     found = await compare(source, GPT_OSS_20B, LOAD, over_http)
     assert [(load.requests, load.output) for load in loads] == [(3, 8), (7, 4)]
+    assert [load.words for load in loads] == [30, 22]  # a word was 41 / 30 tokens
     assert all(load.full and load.completions for load in loads)
     counted = source.seen[3:]
     assert len(counted) == 7

@@ -84,6 +84,7 @@ def test_a_sound_engine_lasts(model) -> None:
     assert found["requests"] == found["finished"] + found["aborted"] + found["refused"]
     assert found["aborted"] > 0
     assert found["tokens"] > 0
+    assert found["formed"] > 0
     assert any("pages held" in line for line in lines)
 
 
@@ -133,6 +134,21 @@ def test_growth_is_counted_from_the_first_quarter_on() -> None:
     assert MemoryLog(1, on_device=False).growth("engine") is None
 
 
+@pytest.mark.parametrize(
+    ("apps", "expected"), [("7, 3\n42, 5\n", 5), ("7, 3\n", 11), ("42, [N/A]\n", 11), ("", 11)]
+)
+async def test_the_device_memory_is_the_engines_where_that_is_told(
+    tmp_path, monkeypatch, apps, expected
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncase $1 in *apps*) printf '{apps}';; *) echo 11;; esac\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert (await MemoryLog(42, on_device=True).sample()).device == expected << 20
+    program.unlink()
+    assert (await MemoryLog(42, on_device=True).sample()).device is None
+
+
 def test_what_remains_and_what_grew_is_named() -> None:
     tally = Tally(tokens=1)
     check_end(tally, EngineStats(), log_of([0, 1, 1, HOST_GROWTH], [1, 1, 1, 1]), HOST_GROWTH)
@@ -157,6 +173,9 @@ def test_traffic_varies_and_fits() -> None:
     assert 0 < len(jobs) - len(possible) < 90
     assert 0.25 < sum(job.leaves_after is not None for job in jobs) / len(jobs) < 0.4
     assert len({request.prompt[:16] for request in possible}) < len(possible)
+    assert 0.05 < sum(request.constraint is not None for request in possible) / len(possible) < 0.15
+    free = Traffic(LIMITS, seed=1, formed=0.0)
+    assert all(free.job().request.constraint is None for _ in range(100))
     params = [request.sampling for request in possible]
     for varied in (
         lambda p: p.temperature == 0,

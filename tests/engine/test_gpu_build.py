@@ -18,7 +18,7 @@ from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TWINS
-from mosso.model.gpu_plan import CONTEXT_BYTES, graphs_bytes, logits_bytes, workspace_bytes
+from mosso.model.gpu_plan import CONTEXT_BYTES, WORKSPACE_SLACK, graphs_bytes
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
     assert engine.budget.total_bytes <= 4 << 20
     assert engine.notes[0] == "compiled"
     assert "8,192 MiB at most" in engine.notes[1]
-    assert f"workspace {workspace_bytes(STEP, logits_bytes(small.config, 8)) >> 20:,}" in engine.notes[1]
+    assert f"workspace {(STEP + WORKSPACE_SLACK) >> 20:,}" in engine.notes[1]
     other = (
         CONTEXT_BYTES - STEP
     )  # all that is not torch's, who pretends to have the step's bytes from nowhere
@@ -105,7 +105,7 @@ def test_without_kv_memory_pages_take_all_that_is_left(model, pretended, monkeyp
 
     monkeypatch.setattr(gpu_build, "kv_budget", divide)
     builder.build(lambda _: None, "")
-    rest = (workspace_bytes(STEP, logits_bytes(builder.config, 8)), graphs_bytes(builder.config, 8))
+    rest = (STEP + WORKSPACE_SLACK, graphs_bytes(builder.config, 8))
     scratch = sum(kv_page_bytes(builder.config, settings))
     assert asked == [8 * GIB - LOADED - CONTEXT_BYTES - sum(rest) - scratch]
 

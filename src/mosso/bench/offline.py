@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mosso.bench.engine import Shape, drive_source, make_requests
@@ -42,11 +42,13 @@ async def compare(
 ) -> Compared:
     """`over_http` puts the load on a server of `source`; its answers must be `full`.
 
-    Both begin with one request a user, which are not counted: what starts up at first use does so there.
+    Both begin with one request a user, which are not counted: what starts up at first use does so there, and it
+    tells how many tokens a word is, so that prompts have about as many tokens as the load says words.
     """
-    rehearsal = Load(load.users, load.users, load.words, 8, full=True, completions=load.completions)
-    _all_answered(await over_http(rehearsal))
-    found = _all_answered(await over_http(load))
+    rehearsal = replace(load, requests=load.users, output=8)
+    told = _all_answered(await over_http(rehearsal))
+    words = max(1, round(load.words * load.users * load.words / told["prompt_tokens"]))
+    found = _all_answered(await over_http(replace(load, words=words)))
     prompt = round(found["prompt_tokens"] / load.requests)
     for count, output, seed in ((load.users, 8, -1), (load.requests, load.output, -2)):
         same = tuple(make_requests(config, Shape(count, prompt, output), seed=seed))

@@ -16,10 +16,12 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mosso.bench.constraint import RECORD, endless
+from mosso.core.constraints import TurnConstraint
 from mosso.core.errors import EngineError, MossoError, RequestError
 from mosso.core.requests import (
     EngineLimits,
@@ -34,6 +36,8 @@ from mosso.engine.client import EngineClient
 LONGEST_PROMPT = 4000
 LONGEST_OUTPUT = 400
 ABORTED = 1 / 3
+FORMED = 0.1  # of the requests have a form that never ends, where the vocabulary admits forms
+FORMS = tuple(TurnConstraint(endless(schema)) for schema in (RECORD, {"type": "string"}))
 IMPOSSIBLE = 0.01  # of the requests ask for what can never fit, and must be refused
 OVERFULL = 1.25  # requests in flight, at most, for each that can run at once
 PHASES = 6  # at least
@@ -58,9 +62,10 @@ class Job:
 class Traffic:
     """Makes jobs. Prompts are random ids; a share of them begins like an earlier one."""
 
-    def __init__(self, limits: EngineLimits, seed: int) -> None:
+    def __init__(self, limits: EngineLimits, seed: int, formed: float = FORMED) -> None:
         self._rng = random.Random(seed)
         self._limits = limits
+        self._formed = formed
         self._count = 0
         longest = max(1, min(LONGEST_PROMPT, limits.max_context // 2))
         self._longest = longest
@@ -76,6 +81,10 @@ class Traffic:
         prompt = self._prompt()
         most = max(1, min(LONGEST_OUTPUT, self._limits.max_context - len(prompt)))
         request = Request(name, prompt, self._sampling(rng.randint(1, most)), rng.randrange(3))
+        if rng.random() < self._formed:
+            request = replace(
+                request, constraint=rng.choice(FORMS), thinking_budget=rng.choice((0, 8, LONGEST_OUTPUT))
+            )
         if rng.random() >= ABORTED:
             return Job(request)
         return Job(request, rng.randrange(request.sampling.max_tokens), asks=rng.random() < 0.5)
@@ -135,6 +144,7 @@ class Tally:
     finished: int = 0
     aborted: int = 0
     refused: int = 0
+    formed: int = 0
     tokens: int = 0
     logprobs: int = 0
     wrong: int = 0
@@ -168,11 +178,11 @@ def check_event(event: TokenEvent, sampling: SamplingParams, vocab_size: int) ->
 class Soak:
     """One run against one engine. Owns the tasks of the requests in flight."""
 
-    def __init__(self, client: EngineClient, seed: int) -> None:
+    def __init__(self, client: EngineClient, seed: int, formed: float = FORMED) -> None:
         self.client = client
         self.limits = client.limits
         self.tally = Tally()
-        self._traffic = Traffic(self.limits, seed)
+        self._traffic = Traffic(self.limits, seed, formed)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -220,6 +230,7 @@ class Soak:
 
     def _start(self, job: Job) -> None:
         self.tally.requests += 1
+        self.tally.formed += job.request.constraint is not None
         task = asyncio.create_task(self._run(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -302,7 +313,7 @@ class MemoryLog:
         self.samples: list[Memory] = []
 
     async def sample(self) -> Memory:
-        device = await _device_bytes() if self._on_device else None
+        device = await _device_bytes(self._pid) if self._on_device else None
         moment = time.monotonic() - self._start
         self.samples.append(Memory(moment, _resident(os.getpid()), _resident(self._pid), device))
         return self.samples[-1]
@@ -323,18 +334,42 @@ def _resident(pid: int) -> int | None:
         return None
 
 
-async def _device_bytes() -> int | None:
-    """Bytes used on the GPU that CUDA shows first, by all its processes; None without nvidia-smi."""
+async def _device_bytes(pid: int) -> int | None:
+    """Bytes of the GPU that CUDA shows first which a process uses; where that cannot be told, as from within
+    a container, all that is used of it. None without nvidia-smi."""
+    for line in await _nvidia_smi("--query-compute-apps=pid,used_memory"):
+        name, _, used = line.partition(",")
+        if name.strip() == str(pid) and used.strip().isdecimal():
+            return int(used) << 20
+    total = await _nvidia_smi("--query-gpu=memory.used")
+    return int(total[0]) << 20 if total and total[0].strip().isdecimal() else None
+
+
+async def _nvidia_smi(query: str) -> list[str]:
+    """Lines of numbers, in MiB; none where it cannot be asked."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
-    query = ("--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", first)
     try:
         process = await asyncio.create_subprocess_exec(
-            "nvidia-smi", *query, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            *("nvidia-smi", query, "--format=csv,noheader,nounits", "-i", first),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
         )
-        out, _ = await process.communicate()
-        return int(out.split()[0]) << 20
-    except (OSError, ValueError, IndexError):
-        return None
+    except OSError:
+        return []
+    out, _ = await process.communicate()
+    return out.decode().splitlines()
+
+
+async def _takes_forms(client: EngineClient) -> bool:
+    """Whether its vocabulary is known well enough for forms."""
+    request = Request("soak-form", (0,), SamplingParams(max_tokens=1), constraint=FORMS[0], thinking_budget=0)
+    try:
+        async with contextlib.aclosing(client.stream(request)) as stream:
+            async for _ in stream:
+                pass
+    except MossoError:
+        return False
+    return True
 
 
 async def soak(
@@ -344,7 +379,10 @@ async def soak(
 
     In the result `findings` holds a sentence for each thing that is wrong; empty: all held.
     """
-    run = Soak(client, seed)
+    formed = await _takes_forms(client)
+    if not formed:
+        say("no request has a form: this engine's vocabulary admits none")
+    run = Soak(client, seed, FORMED if formed else 0.0)
     used = client.settings
     log = MemoryLog(client.pid, on_device=used is not None and used.device == "cuda")
     start = time.monotonic()
@@ -427,6 +465,7 @@ def _summary(tally: Tally, stats: EngineStats, log: MemoryLog, seconds: float) -
         "finished": tally.finished,
         "aborted": tally.aborted,
         "refused": tally.refused,
+        "formed": tally.formed,
         "tokens": tally.tokens,
         "logprobs": tally.logprobs,
         "prompt_tokens": stats.prompt_tokens,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -79,7 +80,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """What a step gave one request. The last event of a stream, and only it, has `finish`."""
+    """What a step gave one request, or several steps, where its reader was behind.
+
+    The last event of a stream, and only it, has `finish`.
+    """
 
     request_id: str
     tokens: tuple[int, ...] = ()
@@ -90,6 +94,19 @@ class TokenEvent:
     lost: bool = False  # the error is the engine's, and the request can go on from its tokens
     refused: bool = False  # the error is the request's own: what it asks for cannot go on
     queued_seconds: float = field(default=0.0, compare=False)  # before it got a row; on the first event only
+
+    @classmethod
+    def joined(cls, events: Sequence[TokenEvent]) -> TokenEvent:
+        """Events of one stream in a row, at least one, as one that says the same."""
+        if len(events) == 1:
+            return events[0]
+        return replace(
+            events[-1],
+            tokens=tuple(token for event in events for token in event.tokens),
+            logprobs=tuple(entry for event in events for entry in event.logprobs),
+            cached_tokens=max(event.cached_tokens for event in events),
+            queued_seconds=sum(event.queued_seconds for event in events),
+        )
 
 
 @dataclass(frozen=True, slots=True)

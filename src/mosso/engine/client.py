@@ -138,12 +138,13 @@ class EngineClient:
         self._send(Submit(request))
         try:
             while True:
-                item = await queue.get()
-                if isinstance(item, MossoError):
-                    raise item
-                yield item
-                if item.finish is not None:
-                    return
+                events, error = await _arrived(queue)
+                if events:
+                    yield TokenEvent.joined(events)
+                    if events[-1].finish is not None:
+                        return
+                if error is not None:
+                    raise error
         finally:
             if self._streams.get(request.id) is queue:
                 del self._streams[request.id]
@@ -276,6 +277,16 @@ class EngineClient:
         streams, self._streams = self._streams, {}
         for queue in streams.values():
             queue.put_nowait(type(error)(error.message))  # one each: a raised error holds its own traceback
+
+
+async def _arrived(stream: _Stream) -> tuple[list[TokenEvent], MossoError | None]:
+    """All that is there, at least one thing: a reader that is behind takes several steps' events at once, and
+    so catches up, as what an event costs it hardly depends on the number of its tokens."""
+    items = [await stream.get()]
+    while not stream.empty():
+        items.append(stream.get_nowait())
+    events = [item for item in items if isinstance(item, TokenEvent)]
+    return events, next((item for item in items if isinstance(item, MossoError)), None)
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:

@@ -24,7 +24,13 @@ from mosso.engine.settings import MIB, EngineSettings
 from mosso.model.gpu_forward import GpuModel, forward
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, deterministic
-from mosso.model.gpu_plan import decode_sizes, embedding_on_host, graphs_bytes, logits_bytes, workspace_bytes
+from mosso.model.gpu_plan import (
+    WORKSPACE_SLACK,
+    decode_sizes,
+    embedding_on_host,
+    graphs_bytes,
+    logits_bytes,
+)
 from mosso.model.gpu_weights import GpuWeights
 from mosso.model.paged import PagedKV
 
@@ -93,8 +99,7 @@ class _Builder:
         small = self.model(self.allocate(1, 1), table)
         emit(Progress("warming up"))
         GpuGraphs(small, inputs, table.scratch).warm_up(sizes)
-        step = self.measure_step(small, inputs, longest)
-        workspace = workspace_bytes(step, logits_bytes(config, settings.rows))
+        workspace = self.measure_step(small, inputs, longest) + WORKSPACE_SLACK
         del small
         torch.cuda.empty_cache()
 
@@ -136,7 +141,7 @@ class _Builder:
 
     @torch.inference_mode()
     def measure_step(self, model: GpuModel, inputs: StepInputs, longest: int) -> int:
-        """Bytes that torch holds for the activations of full steps, by running some.
+        """Bytes that torch holds for full steps and the shaped logits after them, by running some.
 
         What it holds, not what tensors take: between tensors of many sizes it cannot use all. With less, it
         would have to ask the device anew in every step.
@@ -150,7 +155,7 @@ class _Builder:
         return torch.cuda.memory_reserved(self.device) - start
 
     def run_step(self, model: GpuModel, inputs: StepInputs, longest: int, tokens: int) -> None:
-        """A step of prompts of up to `longest` tokens, all on the same page."""
+        """A step of prompts of up to `longest` tokens, all on the same page; then room for shaped logits."""
         work = [
             RowWork(row, 0, min(longest, tokens - first), True)
             for row, first in enumerate(range(0, tokens, longest))
@@ -160,5 +165,10 @@ class _Builder:
         place = pack(slot.ints, batch, RowParams(self.settings.rows + 1), None)
         inputs.send(slot, place.end)
         slot.record()
-        forward(model, inputs.step(place, batch))
+        h = forward(model, inputs.step(place, batch))  # kept, as it is while logits are
+        shaped = [
+            torch.empty(size, dtype=torch.uint8, device=h.device)
+            for size in logits_bytes(self.config, self.settings.rows)
+        ]
         torch.cuda.synchronize()
+        del shaped

@@ -311,7 +311,9 @@ class _Story:
         """`event` for the reader: the prompt's cached tokens are what the first engine found."""
         self._tokens += event.tokens
         begun, self._begun = self._begun, True
-        return replace(event, cached_tokens=0, queued_seconds=0.0) if begun else event
+        if begun and (event.cached_tokens or event.queued_seconds):
+            return replace(event, cached_tokens=0, queued_seconds=0.0)
+        return event
 
 
 _GROWING = (

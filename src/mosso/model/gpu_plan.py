@@ -16,7 +16,7 @@ GRAPH_NODE_BYTES = 8 << 10  # an estimate: what the driver keeps for each kernel
 KERNELS_A_LAYER = 10
 GRAPH_LIBRARY_BYTES = 64 << 20  # an estimate: the libraries' workspaces for the stream that captures
 SHAPED_ROWS = 64  # rows whose logits are in memory at once
-PENALIZED_ROWS = 8  # rows whose counts of tokens are
+PENALIZED_ROWS = 16  # rows whose counts of tokens are
 WORKSPACE_SLACK = 32 << 20  # what steps of other sizes may take beyond a full one
 
 _TILE_ROWS, _CHUNK, _SCALES = 32, 64, 16  # of kernels.gpu.mxfp4_layout, which imports torch
@@ -52,10 +52,12 @@ def step_bytes(config: ModelConfig, tokens: int) -> int:
     return tokens * (stream + max(attention, experts))
 
 
-def logits_bytes(config: ModelConfig, max_rows: int) -> int:
-    """Logits that are shaped: themselves, a copy, their search; counts and terms of the penalties."""
+def logits_bytes(config: ModelConfig, max_rows: int) -> tuple[int, ...]:
+    """Of logits that are shaped, tensor by tensor: themselves, a copy, their search; counts and terms of the
+    penalties."""
     shaped, penalized = min(max_rows, SHAPED_ROWS), min(max_rows, PENALIZED_ROWS)
-    return 4 * config.vocab_size * (3 * shaped + 10 * penalized)
+    row = 4 * config.vocab_size
+    return (*[row * shaped] * 3, *[row * penalized] * 10)
 
 
 def embedding_on_host(weight_bytes: int, memory: int) -> bool:
@@ -64,11 +66,6 @@ def embedding_on_host(weight_bytes: int, memory: int) -> bool:
     A token then reads its 5.6 KiB over the bus, some microseconds of a step.
     """
     return 2 * weight_bytes > memory
-
-
-def workspace_bytes(step: int, logits: int) -> int:
-    """A step's activations, then shaped logits, for which the allocator may find no room among them."""
-    return step + logits + WORKSPACE_SLACK
 
 
 def graphs_bytes(config: ModelConfig, max_rows: int) -> int:
@@ -98,8 +95,11 @@ class GpuWorkspace:
 def gpu_workspace(
     config: ModelConfig, token_budget: int, max_rows: int, page_size: int, scratch_bytes: int
 ) -> GpuWorkspace:
+    # Logits come when activations are gone, and mostly find room there; the engine measures how much. As much
+    # as they take, torch holds of a large step beyond its activations.
+    step = step_bytes(config, token_budget) + sum(logits_bytes(config, max_rows))
     return GpuWorkspace(
-        step=workspace_bytes(step_bytes(config, token_budget), logits_bytes(config, max_rows)),
+        step=step + WORKSPACE_SLACK,
         graphs=graphs_bytes(config, max_rows),
         tables=table_bytes(max_rows, config.max_context, page_size) + scratch_bytes,
         rotary=4 * config.max_context * config.head_dim,
