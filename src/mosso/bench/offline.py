@@ -42,8 +42,8 @@ async def compare(
 ) -> Compared:
     """`over_http` puts the load on a server of `source`; its answers must be `full`.
 
-    Both begin with one request a user, which are not counted: what starts up at first use does so there, and it
-    tells how many tokens a word is, so that prompts have about as many tokens as the load says words.
+    Both begin with one request a user, which are not counted: what starts up at first use does so there. They
+    also tell how many tokens a word is, so that prompts have about as many tokens as the load says words.
     """
     rehearsal = replace(load, requests=load.users, output=8)
     told = _all_answered(await over_http(rehearsal))

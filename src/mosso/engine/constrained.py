@@ -1,21 +1,25 @@
 """The constraints of the device's rows, advanced token by token, and their masks.
 
-A constraint moves on as soon as its row's token is drawn, in a thread of its own, while the next step is
-computed: masks are off the critical path, and a constrained row runs in every step like any other. Its state
-is a function of the row's tokens: a row that starts again after a preemption begins with those it has.
+A constraint moves on as soon as its row's token is known, while the next step is computed: masks are off the
+critical path, and a constrained row runs in every step like any other. Its state is a function of the row's
+tokens: a row that starts again after a preemption begins with those it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
 from mosso.core.constraints import Constrainer, Mask, TokenConstraint, Turn
 from mosso.core.errors import MossoError
 from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Known = Callable[[int, int, int], Sequence[int]]
 """(row, first, last): the row's tokens at positions first .. last - 1; waits for those under way."""
@@ -56,7 +60,8 @@ class Allowed:
 class ConstrainedRows:
     """Used by the sampler's thread, in the plans' order. A row's next stand depends on its last one only."""
 
-    def __init__(self, constrainer: Constrainer, known: Known) -> None:
+    def __init__(self, constrainer: Constrainer, known: Known, moving: Executor | None = None) -> None:
+        """moving: where constraints move on, one job at a time; `close` shuts it down. None: in a thread."""
         self._constrainer = constrainer
         self._known = known
         self._stands: dict[int, Future[_Stands]] = {}  # by row: the job that makes its stand
@@ -64,7 +69,7 @@ class ConstrainedRows:
         self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
         # One thread moves all constraints on, as one job a step: four were no faster on two cores. What
         # begins may take long, and has another, so that nobody waits for it but its own row.
-        self._moving = ThreadPoolExecutor(max_workers=1, thread_name_prefix="masks")
+        self._moving = moving or ThreadPoolExecutor(max_workers=1, thread_name_prefix="masks")
         self._beginning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forms")
 
     def apply(self, plan: StepPlan) -> None:
@@ -76,7 +81,7 @@ class ConstrainedRows:
             if stand is None:
                 self._ending[end.row] = end
             else:
-                self._stands[end.row] = self._moving.submit(_end_thinking, end.row, stand)
+                self._stands[end.row] = self._beginning.submit(_end_thinking, end.row, stand)
 
     def _start(self, start: RowStart) -> None:
         """Row `start.row` is this request's from now on."""
@@ -176,6 +181,18 @@ class ConstrainedRows:
                 mask if isinstance(mask, MossoError) else _Stand(constraint, mask, constraint.slack())
             )
         return stands
+
+
+class AtOnce(Executor):
+    """Does a job before `submit` returns: for those who would wait for its thread anyway."""
+
+    def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(job(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def _end_thinking(row: int, before: Future[_Stands]) -> _Stands:
