@@ -8,18 +8,15 @@ tokens: a row that starts again after a preemption begins with those it has.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from functools import partial
 
 import numpy as np
 
 from mosso.core.constraints import Constrainer, Mask, TokenConstraint, Turn
 from mosso.core.errors import MossoError
 from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 Known = Callable[[int, int, int], Sequence[int]]
 """(row, first, last): the row's tokens at positions first .. last - 1; waits for those under way."""
@@ -39,6 +36,7 @@ class _Stand:
 
 
 _Stands = dict[int, _Stand | MossoError]  # by row: what one job made
+_Move = tuple[int, int]  # a row and its token
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,9 @@ class Allowed:
 class ConstrainedRows:
     """Used by the sampler's thread, in the plans' order. A row's next stand depends on its last one only."""
 
-    def __init__(self, constrainer: Constrainer, known: Known, moving: Executor | None = None) -> None:
-        """moving: where constraints move on, one job at a time; `close` shuts it down. None: in a thread."""
+    def __init__(self, constrainer: Constrainer, known: Known, *, threaded: bool = True) -> None:
+        """threaded: constraints move on in a thread, beside a step that is computed in this one. Else within
+        `drawn`, for a caller who would wait for them at once."""
         self._constrainer = constrainer
         self._known = known
         self._stands: dict[int, Future[_Stands]] = {}  # by row: the job that makes its stand
@@ -69,7 +68,7 @@ class ConstrainedRows:
         self._ending: dict[int, ThinkingEnd] = {}  # rows that were free, until they next sample
         # One thread moves all constraints on, as one job a step: four were no faster on two cores. What
         # begins may take long, and has another, so that nobody waits for it but its own row.
-        self._moving = moving or ThreadPoolExecutor(max_workers=1, thread_name_prefix="masks")
+        self._moving = ThreadPoolExecutor(max_workers=1, thread_name_prefix="masks") if threaded else None
         self._beginning = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forms")
 
     def apply(self, plan: StepPlan) -> None:
@@ -146,16 +145,22 @@ class ConstrainedRows:
     def drawn(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """The rows' constraints move on by their tokens."""
         moves = [move for move in zip(rows, tokens, strict=True) if move[0] in self._stands]
-        if moves:
-            job = self._moving.submit(self._advance, moves, [self._stands[row] for row, _ in moves])
-            self._stands.update((row, job) for row, _ in moves)
+        if not moves:
+            return
+        before = [self._stands[row] for row, _ in moves]
+        if self._moving is None:
+            job = _done(_in_turn(moves, before))
+        else:
+            job = self._moving.submit(self._together, moves, before)
+        self._stands.update((row, job) for row, _ in moves)
 
     def holds(self, rows: Sequence[int]) -> bool:
         """Whether any of the rows has a constraint."""
         return any(row in self._stands for row in rows)
 
     def close(self) -> None:
-        self._moving.shutdown(cancel_futures=True)
+        if self._moving is not None:
+            self._moving.shutdown(cancel_futures=True)
         self._beginning.shutdown(cancel_futures=True)
 
     def _end_free(self, end: ThinkingEnd, length: int) -> None:
@@ -167,10 +172,11 @@ class ConstrainedRows:
     def _begin(self, row: int, turn: Turn, said: Sequence[int]) -> _Stands:
         return {row: _tried(lambda: _Stand.of(self._constrainer.begin(turn, said)))}
 
-    def _advance(self, moves: Sequence[tuple[int, int]], before: Sequence[Future[_Stands]]) -> _Stands:
-        """The stands after moves (row, token). The jobs that make those before were submitted earlier, so
-        they have ended, or are being done, when this one begins."""
-        stands = {row: job.result()[row] for (row, _), job in zip(moves, before, strict=True)}
+    def _together(self, moves: Sequence[_Move], before: Sequence[Future[_Stands]]) -> _Stands:
+        """The stands after moves, made in few calls of the library: each lets go of the interpreter's lock,
+        which the thread that computes the step wants. The jobs that make those before were submitted earlier,
+        so they have ended, or are being done, when this one begins."""
+        stands = _latest(moves, before)
         going = [
             (row, token, stand.constraint) for row, token in moves if isinstance(stand := stands[row], _Stand)
         ]
@@ -183,16 +189,29 @@ class ConstrainedRows:
         return stands
 
 
-class AtOnce(Executor):
-    """Does a job before `submit` returns: for those who would wait for its thread anyway."""
+def _in_turn(moves: Sequence[_Move], before: Sequence[Future[_Stands]]) -> _Stands:
+    """As `_together`, one after another, which is faster where no other thread wants the lock."""
+    stands = _latest(moves, before)
+    for row, token in moves:
+        stand = stands[row]
+        if isinstance(stand, _Stand):
+            stands[row] = _tried(partial(_moved, stand.constraint, token))
+    return stands
 
-    def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = Future()
-        try:
-            future.set_result(job(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+
+def _latest(moves: Sequence[_Move], before: Sequence[Future[_Stands]]) -> _Stands:
+    return {row: job.result()[row] for (row, _), job in zip(moves, before, strict=True)}
+
+
+def _moved(constraint: TokenConstraint, token: int) -> _Stand:
+    constraint.consume(token)
+    return _Stand.of(constraint)
+
+
+def _done(stands: _Stands) -> Future[_Stands]:
+    job: Future[_Stands] = Future()
+    job.set_result(stands)
+    return job
 
 
 def _end_thinking(row: int, before: Future[_Stands]) -> _Stands:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mosso.core.constraints import Constrainer
 from mosso.core.steps import RowWork, StepPlan
-from mosso.engine.constrained import Allowed, AtOnce, ConstrainedRows
+from mosso.engine.constrained import Allowed, ConstrainedRows
 from mosso.engine.gpu_inputs import Slot
 from mosso.engine.gpu_table import GpuTable
 
@@ -39,7 +39,7 @@ class Constraints:
             found: list[int] = table.tokens[row, first:last].tolist()
             return found
 
-        self._rows = ConstrainedRows(constrainer, known, AtOnce())  # whoever lets rows move on waits for it
+        self._rows = ConstrainedRows(constrainer, known, threaded=False)
         self._unseen: list[_Drawn] = []  # oldest first; at most the last one is still under way
 
     def apply(self, plan: StepPlan) -> bool:
