@@ -123,7 +123,3 @@ def test_events_in_a_row_say_the_same_as_one():
     assert joined == TokenEvent("r", (1, 2, 3), first.logprobs + last.logprobs, FinishReason.STOP, 16)
     assert joined.queued_seconds == 0.25
     assert TokenEvent.joined([first]) is first
-    lost = TokenEvent("r", (), (), FinishReason.ERROR, error="x", lost=True)
-    assert TokenEvent.joined([first, lost]) == TokenEvent(
-        "r", (1,), first.logprobs, FinishReason.ERROR, 16, "x", lost=True
-    )

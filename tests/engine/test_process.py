@@ -23,7 +23,7 @@ from mosso.core.errors import (
     UnavailableError,
     UsageError,
 )
-from mosso.core.requests import EngineStats, FinishReason
+from mosso.core.requests import EngineStats, FinishReason, TokenEvent
 from mosso.engine import client as client_module
 from mosso.engine.client import EngineClient
 
@@ -137,6 +137,24 @@ async def test_a_reader_that_is_behind_catches_up_with_one_event(settings, reque
         entry for event in prompt for entry in event.logprobs
     ]
     assert [event.finish for event in events] == [None, FinishReason.LENGTH]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        TokenEvent("r", finish=FinishReason.ABORT),
+        TokenEvent("r", finish=FinishReason.ERROR, error="a fault", lost=True),
+        EngineError("the engine died"),
+    ],
+    ids=["abort", "error", "death"],
+)
+async def test_a_bad_end_is_told_behind_the_tokens_before_it(end):
+    stream = asyncio.Queue()
+    for item in (TokenEvent("r", (1,)), TokenEvent("r", (2,)), end):
+        stream.put_nowait(item)
+    assert await client_module._arrived(stream) == [TokenEvent("r", (1, 2)), end]
+    stream.put_nowait(end)
+    assert await client_module._arrived(stream) == [end]
 
 
 async def test_what_came_before_a_death_is_still_told(settings, request_of):
