@@ -200,6 +200,14 @@ def test_prefill_from_other_types(device, dtype, heads, pool_dtype):
     same_prefill(span_inputs([40, 133], [40, 20], heads, device, dtype, pool_dtype=pool_dtype))
 
 
+@pytest.mark.parametrize("window", [None, 128])
+def test_bfloat16_queries_of_keys_in_eight_bits(device, heads, window):
+    """Products in float16, in the interpreter too: exact keys and values, closer weights than bfloat16's."""
+    dtype, held = torch.bfloat16, {"pool_dtype": torch.float8_e4m3fn}
+    same_decode(decode_inputs([40, 133], heads, device, dtype, window, **held))
+    same_prefill(span_inputs([40, 133], [40, 20], heads, device, dtype, window, **held))
+
+
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("cut", [PrefillTiling(64, 128, 4, 2), PrefillTiling(128, 128, 8, 3)])
 def test_prefill_tilings(device, dtype, heads, window, cut):
