@@ -174,6 +174,7 @@ def test_traffic_varies_and_fits() -> None:
     assert 0.25 < sum(job.leaves_after is not None for job in jobs) / len(jobs) < 0.4
     assert len({request.prompt[:16] for request in possible}) < len(possible)
     assert 0.05 < sum(request.constraint is not None for request in possible) / len(possible) < 0.15
+    assert all(not request.sampling.min_tokens for request in possible if request.constraint is not None)
     free = Traffic(LIMITS, seed=1, formed=0.0)
     assert all(free.job().request.constraint is None for _ in range(100))
     params = [request.sampling for request in possible]

@@ -114,12 +114,3 @@ def test_the_seam_between_text_and_tokens_has_six_parts():
     assert parts == {"limits", "stream", "abort", "end_thinking", "stats", "close"}
     assert source.__doc__
     assert json.JsonObject
-
-
-def test_events_in_a_row_say_the_same_as_one():
-    first = TokenEvent("r", (1,), (TokenLogprob(1, -0.5),), cached_tokens=16, queued_seconds=0.25)
-    last = TokenEvent("r", (2, 3), (TokenLogprob(2, -1.0), TokenLogprob(3, -2.0)), FinishReason.STOP)
-    joined = TokenEvent.joined([first, TokenEvent("r"), last])
-    assert joined == TokenEvent("r", (1, 2, 3), first.logprobs + last.logprobs, FinishReason.STOP, 16)
-    assert joined.queued_seconds == 0.25
-    assert TokenEvent.joined([first]) is first

@@ -21,7 +21,8 @@ from mosso.checkpoint.toy_tokenizer import toy_tokenizer
 from mosso.core.constraints import Call, Grammar, GrammarKind, Turn, TurnConstraint
 from mosso.core.errors import EngineError, OverloadedError, RequestError, UnsupportedError
 from mosso.core.requests import FinishReason, Request, SamplingParams
-from mosso.engine.constrained import words
+from mosso.core.steps import RowStart, RowWork, StepPlan, ThinkingEnd
+from mosso.engine.constrained import ConstrainedRows, words
 from mosso.engine.messages import Abort, Submit
 from mosso.grammar import HarmonyConstrainer
 from mosso.harmony.parser import parse
@@ -316,3 +317,60 @@ def test_bits_and_logits():
         assert found[row].isfinite().nonzero()[:, 0].tolist() == [0, 2, 15, 16]
     assert torch.equal(found[:, 2], logits[:, 2])
     assert torch.equal(found[1], logits[1])
+
+
+class Counting:
+    """A constraint with a budget: no mask until its thinking is ended by hand."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def mask(self) -> bytes | None:
+        return b"\xff" * 64 if self.ended else None
+
+    def slack(self) -> int:
+        return 0 if self.ended else 1 << 30
+
+    def consume(self, token: int) -> None: ...
+
+    def end_thinking(self) -> None:
+        self.ended = True
+
+
+class SlowForms:
+    """Turns with a form do not begin before `may_begin`."""
+
+    def __init__(self) -> None:
+        self.may_begin = threading.Event()
+        self.waited = True  # long enough
+
+    def begin(self, turn: Turn, tokens: Sequence[int]) -> Counting:
+        if turn.form is not None:
+            self.waited = self.may_begin.wait(5)
+        return Counting()
+
+    def advance(self, constraints: Sequence[Counting], tokens: Sequence[int]) -> list[bytes | None]:
+        return [constraint.mask() for constraint in constraints]
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_a_thought_is_ended_though_another_row_s_form_begins_slowly(threaded):
+    forms = SlowForms()
+    rows = ConstrainedRows(forms, lambda *_: [], threaded=threaded)
+    thinks = Request("thinks", (1, 2), SamplingParams(max_tokens=9), thinking_budget=50)
+    slow = Request("slow", (1, 2), SamplingParams(max_tokens=9), constraint=ANSWER)
+    start = {r.id: RowStart(i, r, r.prompt, 0, (), ()) for i, r in enumerate((thinks, slow))}
+    work = [RowWork(0, 0, 2, True)]
+    try:
+        rows.apply(StepPlan(0, (), (start["thinks"],), work))
+        assert not rows.allowed(work).at
+        rows.drawn([0], [5])
+        end = ThinkingEnd(0, replace(thinks, thinking_budget=0), (5,))
+        rows.apply(StepPlan(1, (), (start["slow"],), work, (end,)))
+        assert rows.may_restrict(work, frozenset())
+        assert rows.allowed(work).at == (0,)
+        assert not forms.may_begin.is_set()
+    finally:
+        forms.may_begin.set()
+        rows.close()
+    assert forms.waited, "nobody waited for the form's five seconds"

@@ -23,7 +23,7 @@ from mosso.core.errors import (
     UnavailableError,
     UsageError,
 )
-from mosso.core.requests import EngineStats, FinishReason, TokenEvent
+from mosso.core.requests import EngineStats, FinishReason
 from mosso.engine import client as client_module
 from mosso.engine.client import EngineClient
 
@@ -108,7 +108,7 @@ async def test_a_stream_from_start_to_close(settings, request_of, bench, capfd):
         request = request_of("a", range(40), max_tokens=20)
         events = await collect(client, request)
         assert tokens_of(events) == bench().run([request])["a"].tokens
-        assert [event.finish for event in events if event.finish] == [FinishReason.LENGTH]
+        assert [event.finish for event in events] == [None] * 19 + [FinishReason.LENGTH]
         stats = await client.stats()
         assert (stats.generated_tokens, stats.finished) == (20, {"length": 1})
         assert client.is_alive
@@ -123,52 +123,16 @@ async def test_a_stream_from_start_to_close(settings, request_of, bench, capfd):
     assert capfd.readouterr().err == ""
 
 
-async def test_a_reader_that_is_behind_catches_up_with_one_event(settings, request_of):
-    request = request_of("a", range(40), max_tokens=20, logprobs=2, seed=5)
+async def test_a_reader_that_is_behind_is_told_that_more_is_there(settings, request_of):
+    request = request_of("a", range(40), max_tokens=20)
     async with running(settings()) as client:
-        prompt = await collect(client, request)
+        at_once = await collect(client, request)
         async with aclosing(client.stream(request)) as stream:
             events = [await anext(stream)]
             await quiet(client, ended=2)
             events += [event async for event in stream]
-    assert len(events) == 2
-    assert tokens_of(events) == tokens_of(prompt)
-    assert [entry for event in events for entry in event.logprobs] == [
-        entry for event in prompt for entry in event.logprobs
-    ]
-    assert [event.finish for event in events] == [None, FinishReason.LENGTH]
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        TokenEvent("r", finish=FinishReason.ABORT),
-        TokenEvent("r", finish=FinishReason.ERROR, error="a fault", lost=True),
-        EngineError("the engine died"),
-    ],
-    ids=["abort", "error", "death"],
-)
-async def test_a_bad_end_is_told_behind_the_tokens_before_it(end):
-    stream = asyncio.Queue()
-    for item in (TokenEvent("r", (1,)), TokenEvent("r", (2,)), end):
-        stream.put_nowait(item)
-    assert await client_module._arrived(stream) == [TokenEvent("r", (1, 2)), end]
-    stream.put_nowait(end)
-    assert await client_module._arrived(stream) == [end]
-
-
-async def test_what_came_before_a_death_is_still_told(settings, request_of):
-    request = request_of("a", [1], max_tokens=1000)
-    async with running(settings()) as client, aclosing(client.stream(request)) as stream:
-        await anext(stream)
-        while (await client.stats()).generated_tokens < 20:
-            await asyncio.sleep(0.001)
-        client.kill()
-        while client.is_alive:
-            await asyncio.sleep(0.01)
-        assert len((await anext(stream)).tokens) >= 19
-        with pytest.raises(EngineError, match="killed by signal 9"):
-            await anext(stream)
+    assert tokens_of(events) == tokens_of(at_once)
+    assert [event.more for event in events[1:]] == [True] * 18 + [False]
 
 
 async def test_leaving_a_stream_frees_what_it_held(settings, request_of):

@@ -13,7 +13,7 @@ import pytest
 from mosso.core.errors import CheckpointError, EngineError, OverloadedError, RequestError, UnavailableError
 from mosso.core.requests import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
 from mosso.engine import supervisor as module
-from mosso.engine.client import EngineLostError
+from mosso.engine.client import EngineClient, EngineLostError
 from mosso.engine.supervisor import RestartPolicy, Supervisor
 
 QUICK = RestartPolicy(pause=0.01)
@@ -284,6 +284,22 @@ async def test_a_hanging_engine_is_killed_and_its_work_goes_on(settings, request
         told += [event async for event in stream]
         assert tokens_of(told) == expected
         assert "has not moved for" in caplog.text
+
+
+async def test_one_look_does_not_tell_a_hanging_engine(settings, monkeypatch, caplog):
+    """The server itself may just have woken: what the engine said before that is read after the look."""
+    monkeypatch.setattr(module, "WATCH_SECONDS", 0.05)
+    stats, looks = EngineClient.stats, iter([99.0])
+
+    async def told(client: EngineClient) -> EngineStats:
+        found = await stats(client)
+        return replace(found, seconds_stalled=next(looks, found.seconds_stalled))
+
+    monkeypatch.setattr(EngineClient, "stats", told)
+    async with supervised(settings(), replace(QUICK, stalled=3)):
+        await asyncio.sleep(0.5)
+    assert next(looks, None) is None, "it was seen"
+    assert "has not moved for" not in caplog.text
 
 
 async def test_a_hanging_engine_is_left_alone_where_that_is_asked(settings, request_of, monkeypatch):

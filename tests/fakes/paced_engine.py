@@ -56,8 +56,9 @@ class PacedEngine:
                 case Submit(request):
                     sampling = request.sampling
                     self._rows[request.id] = Row(request.id, len(request.prompt), sampling.max_tokens)
-                case Abort(request_id):
-                    self._rows.pop(request_id, None)
+                case Abort(request_id) if request_id in self._rows:
+                    del self._rows[request_id]
+                    self._tell_events([TokenEvent(request_id, finish=FinishReason.ABORT)])
                 case Shutdown() | None:
                     return False
         return True
@@ -80,6 +81,9 @@ class PacedEngine:
             events.append(TokenEvent(row.id, (token,), finish=None if row.left else FinishReason.LENGTH))
             if not row.left:
                 del self._rows[row.id]
+        self._tell_events(events)
+
+    def _tell_events(self, events: list[TokenEvent]) -> None:
         self._tell(Batch(tuple(events), EngineStats(running=len(self._rows))))
 
     def _tell(self, message: FromEngine) -> None:

@@ -15,6 +15,7 @@ from mosso.core.errors import EngineError, RequestError, UnavailableError
 from mosso.core.requests import FinishReason, Request, TokenEvent
 from mosso.core.source import TokenSource
 
+MOST_AT_ONCE = 32  # deltas of one choice that are sent together
 D = TypeVar("D")
 D_co = TypeVar("D_co", covariant=True)
 
@@ -85,23 +86,31 @@ async def _pump(
 
 
 async def _deltas(source: TokenSource, choice: Choice[D], observer: Observer) -> AsyncGenerator[Sequence[D]]:
+    """Those of several events at once where more has arrived: so a server that is behind catches up, as what
+    it costs to send some text hardly depends on how much it is."""
     machine, watch = choice.machine, _Watch(observer)
+    deltas: list[D] = []
     reason = "abort"  # whoever leaves early aborts: the client, or another choice's failure
     try:
         async with closing(source.stream(choice.request)) as events:
             async for event in events:
                 watch.saw(event)
                 _raise_failure(event)
-                deltas = machine.feed(event)
+                deltas += machine.feed(event)
                 if machine.done:
                     reason = machine.finish_reason
+                elif event.more and len(deltas) < MOST_AT_ONCE:
+                    continue
                 if deltas:
                     yield deltas
+                    deltas = []
                 if machine.done:
                     return
         raise EngineError("The engine ended the stream without a reason.")
     except Exception:
         reason = "error"
+        if deltas:
+            yield deltas
         raise
     finally:
         watch.ended()

@@ -83,7 +83,10 @@ class Traffic:
         request = Request(name, prompt, self._sampling(rng.randint(1, most)), rng.randrange(3))
         if rng.random() < self._formed:
             request = replace(
-                request, constraint=rng.choice(FORMS), thinking_budget=rng.choice((0, 8, LONGEST_OUTPUT))
+                request,
+                sampling=replace(request.sampling, min_tokens=0),  # what stops may be what the form demands
+                constraint=rng.choice(FORMS),
+                thinking_budget=rng.choice((0, 8, LONGEST_OUTPUT)),
             )
         if rng.random() >= ABORTED:
             return Job(request)

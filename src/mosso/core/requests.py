@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -80,10 +79,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """What a step gave one request, or several steps, where its reader was behind.
-
-    The last event of a stream, and only it, has `finish`.
-    """
+    """What a step gave one request. The last event of a stream, and only it, has `finish`."""
 
     request_id: str
     tokens: tuple[int, ...] = ()
@@ -94,19 +90,7 @@ class TokenEvent:
     lost: bool = False  # the error is the engine's, and the request can go on from its tokens
     refused: bool = False  # the error is the request's own: what it asks for cannot go on
     queued_seconds: float = field(default=0.0, compare=False)  # before it got a row; on the first event only
-
-    @classmethod
-    def joined(cls, events: Sequence[TokenEvent]) -> TokenEvent:
-        """Events of one stream in a row, at least one, as one that says the same."""
-        if len(events) == 1:
-            return events[0]
-        return replace(
-            events[-1],
-            tokens=tuple(token for event in events for token in event.tokens),
-            logprobs=tuple(entry for event in events for entry in event.logprobs),
-            cached_tokens=max(event.cached_tokens for event in events),
-            queued_seconds=sum(event.queued_seconds for event in events),
-        )
+    more: bool = field(default=False, compare=False)  # of the stream is here already: its reader is behind
 
 
 @dataclass(frozen=True, slots=True)

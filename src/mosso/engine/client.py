@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mosso.core.errors import EngineError, MossoError, RequestError, UnavailableError
-from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, TokenEvent
+from mosso.core.requests import EngineLimits, EngineStats, Request, TokenEvent
 from mosso.engine.messages import (
     HEADER,
     Abort,
@@ -48,7 +48,6 @@ from mosso.engine.settings import EngineSettings
 CLOSE_SECONDS = 5.0  # a child that has not left by then is killed
 
 _Stream = asyncio.Queue[TokenEvent | MossoError]
-_BAD_ENDS = (FinishReason.ABORT, FinishReason.ERROR)
 
 
 class EngineLostError(EngineError):
@@ -139,12 +138,12 @@ class EngineClient:
         self._send(Submit(request))
         try:
             while True:
-                for item in await _arrived(queue):
-                    if isinstance(item, MossoError):
-                        raise item
-                    yield item
-                    if item.finish is not None:
-                        return
+                item = await queue.get()
+                if isinstance(item, MossoError):
+                    raise item
+                yield item if queue.empty() else replace(item, more=True)
+                if item.finish is not None:
+                    return
         finally:
             if self._streams.get(request.id) is queue:
                 del self._streams[request.id]
@@ -277,19 +276,6 @@ class EngineClient:
         streams, self._streams = self._streams, {}
         for queue in streams.values():
             queue.put_nowait(type(error)(error.message))  # one each: a raised error holds its own traceback
-
-
-async def _arrived(stream: _Stream) -> list[TokenEvent | MossoError]:
-    """All that is there, at least one thing, in order.
-
-    A reader that is behind is told several steps' events as one, and so catches up: what an event costs it
-    hardly depends on the number of its tokens. A bad end stays by itself, as readers look no further then.
-    """
-    items = [await stream.get()]
-    while not stream.empty():
-        items.append(stream.get_nowait())
-    good = [item for item in items if isinstance(item, TokenEvent) and item.finish not in _BAD_ENDS]
-    return [TokenEvent.joined(good), *items[len(good) :]] if good else items
 
 
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:

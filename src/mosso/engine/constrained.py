@@ -80,7 +80,15 @@ class ConstrainedRows:
             if stand is None:
                 self._ending[end.row] = end
             else:
-                self._stands[end.row] = self._beginning.submit(_end_thinking, end.row, stand)
+                self._stands[end.row] = self._ended(end.row, stand)
+
+    def _ended(self, row: int, stand: Future[_Stands]) -> Future[_Stands]:
+        """The job that ends a row's thinking; no other row waits for what that may wait for."""
+        if self._moving is not None:
+            return self._moving.submit(_end_thinking, row, stand)
+        if stand.done():
+            return _done(_end_thinking(row, stand))
+        return self._beginning.submit(_end_thinking, row, stand)  # right behind its own beginning
 
     def _start(self, start: RowStart) -> None:
         """Row `start.row` is this request's from now on."""

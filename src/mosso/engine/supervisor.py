@@ -248,10 +248,12 @@ class Supervisor:
         client, death = self._latest, self._death
         assert client is not None
         assert death is not None
+        looks = 0  # in a row that found it stalled: at the first one this process itself may just have woken
         while not death.done():
             await asyncio.wait([death], timeout=WATCH_SECONDS)
             stalled = (await client.stats()).seconds_stalled
-            if self._policy.stalled is not None and stalled > self._policy.stalled:
+            looks = looks + 1 if self._policy.stalled is not None and stalled > self._policy.stalled else 0
+            if looks == 2:
                 logger.error("the engine has not moved for %.0f s while work waits: it is killed", stalled)
                 client.kill()
                 await death
