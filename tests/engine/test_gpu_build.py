@@ -18,7 +18,7 @@ from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TWINS
-from mosso.model.gpu_plan import CONTEXT_BYTES, WORKSPACE_SLACK, graphs_bytes
+from mosso.model.gpu_plan import CONTEXT_BYTES, WORKSPACE_SLACK, graphs_bytes, logits_bytes
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -108,6 +108,21 @@ def test_without_kv_memory_pages_take_all_that_is_left(model, pretended, monkeyp
     rest = (STEP + WORKSPACE_SLACK, graphs_bytes(builder.config, 8))
     scratch = sum(kv_page_bytes(builder.config, settings))
     assert asked == [8 * GIB - LOADED - CONTEXT_BYTES - sum(rest) - scratch]
+
+
+def test_a_step_is_measured_with_the_shaped_logits_behind_it(model, pretended, monkeypatch):
+    builder, _ = build(model)
+    empty, held = torch.empty, []
+
+    def noted(*size, **options):
+        if options.get("dtype") is torch.uint8:  # no tensor that is computed with
+            held.append(*size)
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", noted)
+    builder.build(lambda _: None, "")
+    logits = logits_bytes(builder.config, builder.settings.rows)
+    assert held == [*logits] * 3, "behind the first, smaller step, and both full ones"
 
 
 def test_a_share_is_of_the_device_and_bytes_are_bytes(pretended):

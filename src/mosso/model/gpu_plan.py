@@ -95,8 +95,8 @@ class GpuWorkspace:
 def gpu_workspace(
     config: ModelConfig, token_budget: int, max_rows: int, page_size: int, scratch_bytes: int
 ) -> GpuWorkspace:
-    # Logits come when activations are gone, and mostly find room there; the engine measures how much. As much
-    # as they take, torch holds of a large step beyond its activations.
+    # An estimate: logits find room where activations were, but of a large step torch holds about as much more
+    # than its activations. The engine measures both together.
     step = step_bytes(config, token_budget) + sum(logits_bytes(config, max_rows))
     return GpuWorkspace(
         step=step + WORKSPACE_SLACK,
