@@ -135,6 +135,22 @@ async def test_a_reader_that_is_behind_is_told_that_more_is_there(settings, requ
     assert [event.more for event in events[1:]] == [True] * 18 + [False]
 
 
+async def test_nothing_waits_for_what_comes_behind_a_death(settings, request_of):
+    request = request_of("a", [1], max_tokens=1000)
+    async with running(settings()) as client, aclosing(client.stream(request)) as stream:
+        events = [await anext(stream)]
+        while (await client.stats()).generated_tokens < 20:
+            await asyncio.sleep(0.001)
+        client.kill()
+        while client.is_alive:
+            await asyncio.sleep(0.01)
+        with pytest.raises(EngineError, match="killed by signal 9"):
+            while True:
+                events.append(await anext(stream))
+    assert len(tokens_of(events)) >= 20
+    assert not any(event.more for event in events[1:])
+
+
 async def test_leaving_a_stream_frees_what_it_held(settings, request_of):
     async with running(settings()) as client:
         async with aclosing(client.stream(request_of("closed", range(30), max_tokens=1000))) as stream:

@@ -141,7 +141,9 @@ class EngineClient:
                 item = await queue.get()
                 if isinstance(item, MossoError):
                     raise item
-                yield item if queue.empty() else replace(item, more=True)
+                # Behind a dead engine's last event comes its death, and perhaps the next engine's start.
+                more = not queue.empty() and self._gone is None
+                yield replace(item, more=True) if more else item
                 if item.finish is not None:
                     return
         finally:
