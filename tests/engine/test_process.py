@@ -144,9 +144,13 @@ async def test_nothing_waits_for_what_comes_behind_a_death(settings, request_of)
         client.kill()
         while client.is_alive:
             await asyncio.sleep(0.01)
+
+        async def read_on() -> None:
+            async for event in stream:
+                events.append(event)
+
         with pytest.raises(EngineError, match="killed by signal 9"):
-            while True:
-                events.append(await anext(stream))
+            await read_on()
     assert len(tokens_of(events)) >= 20
     assert not any(event.more for event in events[1:])
 
