@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from scripted_server import TOKENIZER, scripted
 
 from mosso.api.responses_toolset import Tools
@@ -232,6 +232,22 @@ def test_an_answer_is_stopped(open_tab):
         expect(tab.page.get_by_role("button", name="Stop")).to_be_visible()
         assert tab.bodies[1]["input"][1]["content"][0]["text"].startswith("word word")
         tab.press("Stop")
+
+
+def test_enter_before_the_server_has_named_its_model_is_kept(open_tab):
+    with scripted("<|channel|>final<|message|>Here I am.<|return|>") as (url, _):
+        tab = open_tab(url)
+        held: list[Route] = []
+        tab.page.route("**/v1/models", lambda route: held.append(route))
+        tab.page.reload()
+        tab.until(lambda: held)
+        tab.ask("Hello")
+        expect(tab.page.get_by_role("button", name="Send")).to_be_disabled()
+        expect(tab.message).to_have_value("Hello")
+        held[0].continue_()
+        tab.answered()
+        expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("Here I am.")
+        expect(tab.message).to_have_value("")
 
 
 def test_thinking_is_shown_live(open_tab):

@@ -1,6 +1,6 @@
 import { ActionIcon, Textarea } from "@mantine/core";
 import { IconArrowUp } from "@tabler/icons-react";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 import type { KeyboardEvent } from "react";
 
 import { ask } from "../state/run";
@@ -19,13 +19,21 @@ export function Composer() {
   const [text, setText] = useState("");
   const busy = useBusy();
   const compare = useStore((state) => state.panels.compare);
-  const ready = useStore((state) => state.model !== null) && !busy && text.trim() !== "";
+  const modelKnown = useStore((state) => state.model !== null);
+  const written = text.trim() !== "";
+  const ready = modelKnown && written && !busy;
+  // Enter was pressed before the server had named its model; another key takes it back.
+  const [early, setEarly] = useState(false);
 
   const send = () => {
+    setEarly(written && !modelKnown);
     if (!ready) return;
     ask(text.trim());
     setText("");
   };
+  useEffect(() => {
+    if (early && ready) send();
+  });
   const onKey = (event: KeyboardEvent) => {
     if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
     event.preventDefault();
@@ -43,7 +51,10 @@ export function Composer() {
           size="md"
           value={text}
           autoFocus
-          onChange={(event) => setText(event.currentTarget.value)}
+          onChange={(event) => {
+            setText(event.currentTarget.value);
+            setEarly(false);
+          }}
           onKeyDown={onKey}
           rightSection={
             <ActionIcon aria-label="Send" onClick={send} disabled={!ready} radius="xl">
