@@ -17,7 +17,7 @@ from mosso.bench.offline import compare
 from mosso.bench.serve import Load
 from mosso.checkpoint.config import read_config
 from mosso.checkpoint.models import find_model
-from mosso.cli.bench_overhead import _loads
+from mosso.cli.bench_overhead import loads_on
 from mosso.cli.serving import server_settings, serving
 from mosso.engine import client as engine_client
 from mosso.engine.settings import EngineSettings
@@ -42,7 +42,7 @@ def test_measure_the_server_behind_a_fast_engine(users, step, monkeypatch, capsy
 
     async def measured():
         engine, options = EngineSettings(model.folder), server_settings(model, drain_seconds=0.0)
-        async with serving(engine, options) as (app, source), _loads(app) as over_http:
+        async with serving(engine, options) as (app, source), loads_on(app) as over_http:
             taken = []
 
             async def timed(load):

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mosso.bench.soak import (
+    FORMED,
     HOST_GROWTH,
     LONGEST_OUTPUT,
     LONGEST_PROMPT,
@@ -162,7 +163,7 @@ def test_what_remains_and_what_grew_is_named() -> None:
 
 
 def test_traffic_varies_and_fits() -> None:
-    traffic = Traffic(LIMITS, seed=1)
+    traffic = Traffic(LIMITS, seed=1, formed=FORMED)
     jobs = [traffic.job() for _ in range(3000)]
     possible = [job.request for job in jobs if not job.impossible]
     for request in possible:
@@ -226,4 +227,4 @@ async def test_an_engine_that_is_gone_ends_the_soak() -> None:
 async def test_a_step_that_hangs_ends_the_watch(monkeypatch) -> None:
     monkeypatch.setattr("mosso.bench.soak.HANG_SECONDS", -1.0)
     with pytest.raises(Exception, match="no step ended"):
-        await Soak(BrokenEngine(FinishReason.LENGTH), 0).watch()
+        await Soak(BrokenEngine(FinishReason.LENGTH), 0, formed=0.0).watch()

@@ -62,7 +62,7 @@ class Job:
 class Traffic:
     """Makes jobs. Prompts are random ids; a share of them begins like an earlier one."""
 
-    def __init__(self, limits: EngineLimits, seed: int, formed: float = FORMED) -> None:
+    def __init__(self, limits: EngineLimits, seed: int, formed: float) -> None:
         self._rng = random.Random(seed)
         self._limits = limits
         self._formed = formed
@@ -181,7 +181,7 @@ def check_event(event: TokenEvent, sampling: SamplingParams, vocab_size: int) ->
 class Soak:
     """One run against one engine. Owns the tasks of the requests in flight."""
 
-    def __init__(self, client: EngineClient, seed: int, formed: float = FORMED) -> None:
+    def __init__(self, client: EngineClient, seed: int, formed: float) -> None:
         self.client = client
         self.limits = client.limits
         self.tally = Tally()
@@ -370,7 +370,7 @@ async def _takes_forms(client: EngineClient) -> bool:
         async with contextlib.aclosing(client.stream(request)) as stream:
             async for _ in stream:
                 pass
-    except MossoError:
+    except RequestError:
         return False
     return True
 

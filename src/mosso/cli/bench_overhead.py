@@ -61,15 +61,15 @@ async def _measure(model: str, settings: EngineSettings, load: Load) -> Compared
     from mosso.cli.serving import server_settings, serving
 
     options = server_settings(find_model(model), drain_seconds=0.0)
-    async with serving(settings, options) as (app, client), _loads(app) as over_http:
+    async with serving(settings, options) as (app, client), loads_on(app) as over_http:
         for note in client.notes:
             click.echo(note)
         return await compare(client, read_config(settings.model), load, over_http)
 
 
 @asynccontextmanager
-async def _loads(app: FastAPI) -> AsyncIterator[Callable[[Load], Awaitable[dict[str, Any]]]]:
-    """Puts a load on the app, which is served on a loopback port until the block ends."""
+async def loads_on(app: FastAPI) -> AsyncIterator[Callable[[Load], Awaitable[dict[str, Any]]]]:
+    """Puts loads on the app, which is served on a loopback port until the block ends."""
     from mosso.bench.serve import measure
     from mosso.cli.client import ChatClient
     from mosso.server.run import bind, serve_async, url_of
