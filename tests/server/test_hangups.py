@@ -91,6 +91,6 @@ def test_a_refused_body_is_read_no_further_than_the_limit(serve):
 
 
 def test_the_connection_lives_on_after_an_answer(server):
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         for _ in range(3):
             assert client.post("/tokenize", json={"prompt": "a"}).status_code == 200

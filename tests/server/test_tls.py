@@ -47,7 +47,7 @@ def test_a_client_that_trusts_the_certificate_gets_answers(serve, files, trustin
     cert, key, both = files
     server = serve(tls=Certificate(both) if together else Certificate(cert, key))
     assert server.url.startswith("https://127.0.0.1:")
-    with httpx.Client(base_url=server.url, verify=trusting) as client:
+    with httpx.Client(base_url=server.url, verify=trusting, timeout=60) as client:
         body = {"messages": [{"role": "user", "content": "hi"}]}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
         with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as stream:
@@ -56,7 +56,7 @@ def test_a_client_that_trusts_the_certificate_gets_answers(serve, files, trustin
 
 def test_who_does_not_trust_it_and_who_speaks_plainly_get_nothing(serve, files):
     server = serve(tls=Certificate(*files[:2]))
-    with httpx.Client() as client:
+    with httpx.Client(timeout=60) as client:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             client.get(server.url + "/health")
         with pytest.raises(httpx.RemoteProtocolError):
@@ -67,7 +67,7 @@ def test_old_versions_of_tls_are_refused(serve, files, trusting):
     server = serve(tls=Certificate(*files[:2]))
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         trusting.minimum_version = trusting.maximum_version = ssl.TLSVersion.TLSv1_1
-    with httpx.Client(verify=trusting) as client, pytest.raises(httpx.ConnectError):
+    with httpx.Client(verify=trusting, timeout=60) as client, pytest.raises(httpx.ConnectError):
         client.get(server.url + "/health")
 
 
@@ -98,7 +98,7 @@ def test_a_renewed_certificate_is_taken_over_and_a_broken_one_is_not(
     def troubles() -> list[str]:
         return [record.message for record in caplog.records if record.levelname == "ERROR"]
 
-    with httpx.Client(base_url=server.url, verify=trusting) as client:
+    with httpx.Client(base_url=server.url, verify=trusting, timeout=60) as client:
         client.get("/health")
         renewed = authority.issue_cert("127.0.0.1")
         put(cert, renewed.cert_chain_pems[0].bytes())  # its key comes a moment later
