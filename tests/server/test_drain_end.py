@@ -19,7 +19,7 @@ def test_an_answer_cut_by_the_end_says_so(serve, gate, soon, caplog, stream):
         asked = threads.submit(server.post, CHAT, body)
         soon(lambda: len(server.source.open) == 1)
         server.app.state.lifecycle.drain()
-        response = asked.result(20)
+        response = asked.result(120)
     if stream:
         *_, last = response.text.strip().split("\n\n")
         error = json.loads(last.removeprefix("data: "))["error"]

@@ -200,7 +200,7 @@ def test_an_engine_that_does_not_answer(serve, monkeypatch):
 
 
 def test_draining_is_not_ready_and_takes_no_work(serve, gate):
-    server = serve(drain_seconds=30)
+    server = serve(drain_seconds=250)
     server.source.gate = held = gate(10)
     with server.http.stream("POST", CHAT, json=BODY | {"stream": True}) as response:
         server.app.state.lifecycle.drain()

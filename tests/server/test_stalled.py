@@ -19,7 +19,7 @@ def test_a_client_that_never_reads_counts_as_gone(serve, soon, caplog, monkeypat
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(server.address)
         sock.sendall(HEAD + BODY)
-        soon(lambda: len(server.source.aborted) == 1, 30)
+        soon(lambda: len(server.source.aborted) == 1, 120)
         soon(lambda: server.app.state.lifecycle.active == 0)
         soon(lambda: "gone=True" in caplog.text)
     assert [record for record in caplog.records if record.exc_info] == []
