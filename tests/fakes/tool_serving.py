@@ -37,7 +37,9 @@ async def served_with(script: object, tools: Tools) -> AsyncIterator[Served]:
         serving = asyncio.create_task(serve_async(app, sock, on_start=started.set))
         await started.wait()
         url = url_of(sock)
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        # Of its own accord it waits 5 seconds for a connection, which a busy machine may hold up.
+        made = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        async with made as client:
             try:
                 yield Served(url, source, client, store)
             finally:

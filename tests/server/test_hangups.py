@@ -62,7 +62,7 @@ async def test_sixty_four_clients_and_a_third_hangs_up(serve, soon, caplog):
         return harmony(TOKENIZER, f"<|channel|>final<|message|>{word * 40}<|return|>")
 
     server = serve(script)
-    client = AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    client = AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
 
     async def one(number: int) -> None:
         message = {"role": "user", "content": f"<<w{number}.>>"}
