@@ -307,7 +307,7 @@ class Faulty:
 async def test_a_disk_that_is_full_for_a_while_costs_nothing(process, clock):
     async with process() as bench:
         store = Faulty(bench.store, "record", "put")
-        again = Bench(store, clock, store_patience_seconds=30)
+        again = Bench(store, clock, store_patience_seconds=250)
         again.source.gate = LetPass(2)
         batch_id = await again.start(6)
         while (await again.batch(batch_id)).request_counts.completed < 2:
