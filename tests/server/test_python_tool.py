@@ -10,7 +10,7 @@ from mosso.api.responses_toolset import Tools
 from mosso.core.errors import UsageError
 from mosso.harmony.conversation import ToolNamespace
 from mosso.tools.python_tool import PythonTool
-from mosso.tools.sandbox import Sandbox
+from mosso.tools.sandbox import Sandbox, SandboxLimits
 from mosso.tools.tool import Outcome
 
 TOKENIZER = small_tokenizer()
@@ -164,7 +164,7 @@ async def test_switched_off_and_mistakes():
 
 
 async def test_with_the_real_sandbox():
-    sandbox = Sandbox()
+    sandbox = Sandbox(SandboxLimits(seconds=120))
     try:
         await sandbox.check()
     except UsageError as error:
