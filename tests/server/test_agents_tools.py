@@ -4,7 +4,7 @@ import sys
 
 import agents
 import pytest
-from mcp_paths import PROGRAM
+from mcp_paths import PATIENT, PROGRAM
 from mosso_fakes import harmony, small_tokenizer
 from tool_serving import served_with
 
@@ -54,7 +54,7 @@ async def test_an_agent_with_the_servers_tools(streamed):
         asked.append(request.data.name)
         return {"approve": True}
 
-    servers = Servers({"box": StdioServer(sys.executable, (PROGRAM,))})
+    servers = Servers({"box": StdioServer(sys.executable, (PROGRAM,))}, limits=PATIENT)
     agents.set_tracing_disabled(True)
     async with served_with(play, Tools(servers=servers, python=Six())) as server:
         agent = agents.Agent(

@@ -6,16 +6,17 @@ import re
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import openai
 import pytest
-from mcp_paths import PROGRAM
+from mcp_paths import PATIENT, PROGRAM
 from mosso_fakes import harmony, small_tokenizer
 from tool_serving import served_with
 
 from mosso.api.responses_toolset import Tools
-from mosso.tools.mcp import Limits, Servers
+from mosso.tools.mcp import Servers
 from mosso.tools.mcp_config import StdioServer
 
 TOKENIZER = small_tokenizer()
@@ -68,7 +69,7 @@ def mcp_url():
 async def test_a_streamed_response_with_two_calls():
     """Order and names of all events, folded by the SDK; the model goes on with its thoughts in the prompt."""
     script = model(("add", {"a": 1, "b": 2}), ("add", {"a": 3, "b": 4}))
-    async with served(script, Servers(STDIO)) as server:
+    async with served(script, Servers(STDIO, limits=PATIENT)) as server:
         async with server.client.responses.stream(model="test", input="hi", tools=[BOX]) as stream:
             events = [event async for event in stream]
             answer = await stream.get_final_response()
@@ -108,7 +109,7 @@ async def test_a_server_of_the_requests_own(mcp_url):
     """By URL, once the operator lets it; its credentials are not told again; asked once a conversation."""
     script = model(("add", {"a": 1, "b": 2}))
     tool = BOX | {"server_url": mcp_url, "authorization": "s3cret", "headers": {"X-Key": "s3cret"}}
-    async with served(script, Servers({}, (mcp_url,))) as server:
+    async with served(script, Servers({}, (mcp_url,), PATIENT)) as server:
         answer = await server.client.responses.create(model="test", input="hi", tools=[tool])
         assert answer.output_text == "3"
         assert "s3cret" not in answer.model_dump_json()
@@ -129,7 +130,7 @@ async def test_approval(keep):
     """The response ends in a request; what the client says is done in the next one."""
     script = model(("wipe_all", {}), final=lambda seen: seen[-1][1] or "nothing")
     tool = {"type": "mcp", "server_label": "box"}
-    async with served(script, Servers(STDIO)) as server:
+    async with served(script, Servers(STDIO, limits=PATIENT)) as server:
 
         async def answered(approve):
             said = [{"role": "user", "content": "hi"}]
@@ -156,7 +157,9 @@ async def test_approval(keep):
 
 async def test_approval_is_asked_for_where_the_filter_says():
     wanted = {"never": {"tool_names": ["add"]}}
-    async with served(model(("add", {"a": 1, "b": 1}), ("boom", {})), Servers(STDIO)) as server:
+    async with served(
+        model(("add", {"a": 1, "b": 1}), ("boom", {})), Servers(STDIO, limits=PATIENT)
+    ) as server:
         answer = await server.client.responses.create(
             model="test", input="hi", tools=[BOX | {"require_approval": wanted}]
         )
@@ -170,7 +173,7 @@ async def test_approval_is_asked_for_where_the_filter_says():
     ("tool", "kind"), [("boom", "mcp_tool_execution_error"), ("die", "mcp_protocol_error")]
 )
 async def test_an_error_is_told_and_the_model_goes_on(tool, kind):
-    async with served(model((tool, {})), Servers(STDIO)) as server:
+    async with served(model((tool, {})), Servers(STDIO, limits=PATIENT)) as server:
         async with server.client.responses.stream(model="test", input="hi", tools=[BOX]) as stream:
             events = [event.type async for event in stream]
             answer = await stream.get_final_response()
@@ -182,7 +185,7 @@ async def test_an_error_is_told_and_the_model_goes_on(tool, kind):
 
 
 async def test_a_hanging_server_ends_in_an_error():
-    async with served(model(("hang", {})), Servers(STDIO, limits=Limits(call_seconds=1))) as server:
+    async with served(model(("hang", {})), Servers(STDIO, limits=replace(PATIENT, call_seconds=1))) as server:
         answer = await server.client.responses.create(model="test", input="hi", tools=[BOX])
         assert "no answer in 1 s" in answer.output_text
 
@@ -203,7 +206,7 @@ async def test_a_server_that_is_not_there():
 async def test_the_limit_of_calls():
     """The turn after the last allowed call cannot make another: its constraint has no such call, and a model
     that calls all the same is not obeyed."""
-    async with served(model(*[("add", {"a": 1, "b": 1})] * 3), Servers(STDIO)) as server:
+    async with served(model(*[("add", {"a": 1, "b": 1})] * 3), Servers(STDIO, limits=PATIENT)) as server:
         answer = await server.client.responses.create(model="test", input="hi", tools=[BOX], max_tool_calls=2)
         assert [item.type for item in answer.output].count("mcp_call") == 2
         assert answer.status == "completed"
@@ -223,7 +226,7 @@ async def test_a_long_result_is_cut_to_the_room_that_is_left():
 
 
 async def test_no_room_for_another_turn():
-    async with served(model(("add", {"a": 1, "b": 1})), Servers(STDIO)) as server:
+    async with served(model(("add", {"a": 1, "b": 1})), Servers(STDIO, limits=PATIENT)) as server:
         answer = await server.client.responses.create(
             model="test",
             input="hi",
@@ -253,7 +256,7 @@ async def test_functions_beside_a_servers_tools():
             return harmony(TOKENIZER, FINAL.format(f"{seen['box__add']} and {seen['add']}"))
         return harmony(TOKENIZER, both + CALL.format("add", "{}"))
 
-    async with served(script, Servers(STDIO)) as server:
+    async with served(script, Servers(STDIO, limits=PATIENT)) as server:
         first = await server.client.responses.create(model="test", input="hi", tools=[mine, BOX])
         assert [item.type for item in first.output] == ["mcp_list_tools", "mcp_call", "function_call"]
         result = {"type": "function_call_output", "call_id": first.output[-1].call_id, "output": "mine"}
@@ -265,7 +268,7 @@ async def test_functions_beside_a_servers_tools():
 
 async def test_in_the_background_and_taken_up_again():
     script = model(("add", {"a": 1, "b": 2}))
-    async with served(script, Servers(STDIO)) as server:
+    async with served(script, Servers(STDIO, limits=PATIENT)) as server:
         started = await server.client.responses.create(model="test", input="hi", tools=[BOX], background=True)
         while (answer := await server.client.responses.retrieve(started.id)).status != "completed":
             await asyncio.sleep(0.01)
@@ -278,7 +281,7 @@ async def test_in_the_background_and_taken_up_again():
 
 async def test_a_client_that_leaves_during_a_call():
     """The call is given up, nothing is stored, and the server's program serves the next response."""
-    async with served(model(("hang", {})), Servers(STDIO)) as server:
+    async with served(model(("hang", {})), Servers(STDIO, limits=PATIENT)) as server:
         async with server.client.responses.stream(model="test", input="hi", tools=[BOX]) as stream:
             async for event in stream:
                 if event.type == "response.mcp_call_arguments.done":
@@ -299,7 +302,7 @@ BAD = [
 
 
 async def test_mistakes_are_named():
-    async with served(model(), Servers(STDIO)) as server:
+    async with served(model(), Servers(STDIO, limits=PATIENT)) as server:
         for tools, complaint in BAD:
             with pytest.raises(openai.BadRequestError, match=complaint):
                 await server.client.responses.create(model="test", input="hi", tools=tools)
@@ -313,7 +316,7 @@ async def test_mistakes_are_named():
 
 
 async def test_a_forced_call_is_forced_once():
-    async with served(model(("add", {"a": 1, "b": 1})), Servers(STDIO)) as server:
+    async with served(model(("add", {"a": 1, "b": 1})), Servers(STDIO, limits=PATIENT)) as server:
         choice = {"type": "mcp", "server_label": "box", "name": "add"}
         await server.client.responses.create(model="test", input="hi", tools=[BOX], tool_choice=choice)
         first, second = server.source.seen
@@ -328,7 +331,7 @@ async def test_a_forced_call_is_forced_once():
 
 
 async def test_only_allowed_tools_are_shown():
-    async with served(model(), Servers(STDIO)) as server:
+    async with served(model(), Servers(STDIO, limits=PATIENT)) as server:
         server.source.script = lambda request: harmony(TOKENIZER, FINAL.format("x"))
         for allowed in (["add"], {"tool_names": ["add", "wipe.all"], "read_only": False}):
             tool = BOX | {"allowed_tools": allowed, "server_description": "A box."}

@@ -4,12 +4,13 @@ import asyncio
 import json
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mcp_paths import PROGRAM
+from mcp_paths import PATIENT, PROGRAM
 
-from mosso.tools.mcp import Limits, McpServer, Servers
+from mosso.tools.mcp import McpServer, Servers
 from mosso.tools.mcp_config import HttpServer, StdioServer
 from mosso.tools.tool import ToolServerError
 
@@ -18,7 +19,7 @@ STDIO = StdioServer(sys.executable, (PROGRAM,), {"TOKEN": "mine"})
 
 @asynccontextmanager
 async def connected(config, **limits):
-    server = McpServer("box", config, Limits(**limits))
+    server = McpServer("box", config, replace(PATIENT, **limits))
     try:
         yield server
     finally:
@@ -72,9 +73,11 @@ async def test_a_long_answer_is_cut(config):
 
 @pytest.mark.parametrize("tool", ["hang", "die", "flood"])
 async def test_a_program_that_misbehaves_is_started_anew(tool):
-    async with connected(STDIO, call_seconds=5) as server:
+    async with connected(STDIO) as server:
         assert (await server.call("add", '{"a": 1, "b": 1}')).text == "2"
+        server._limits = replace(PATIENT, call_seconds=5)
         lost = await server.call(tool, "{}")
+        server._limits = PATIENT
         assert lost.failed
         assert "box" in lost.text
         assert (await server.call("add", '{"a": 2, "b": 1}')).text == "3"
