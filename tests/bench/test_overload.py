@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from click.testing import CliRunner
+from steady_clock import SteadyClock
 
 from mosso.bench.overload import Overload, measure_here
 from mosso.cli.bench_overload import tell
@@ -20,6 +21,12 @@ EVENTS = [json.dumps({"choices": [{"text": "a"}]}).encode()] * 4 + [
     b"[DONE]",
 ]
 ANSWERED = b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(b"data: " + event + b"\n\n" for event in EVENTS)
+
+
+@pytest.fixture(autouse=True)
+def _phases_outlast_a_pause(monkeypatch):
+    """Else a second in which this process stands still is a phase without a request."""
+    monkeypatch.setattr("mosso.bench.overload.time", SteadyClock())
 
 
 @asynccontextmanager

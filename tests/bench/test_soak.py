@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from steady_clock import SteadyClock
 
 from mosso.bench.soak import (
     FORMED,
@@ -60,6 +61,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("soak") / "model"
     write_random(folder, CONFIG, device="cpu")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _traffic_outlasts_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else some seconds in which this process stands still are a soak without a request."""
+    monkeypatch.setattr("mosso.bench.soak.time", SteadyClock())
 
 
 @pytest.mark.timeout(240)

@@ -21,7 +21,6 @@ import random
 import resource
 import signal
 import sys
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +31,9 @@ import httpx
 
 sys.path.append(str(Path(__file__).parents[1] / "fakes"))  # as a script of its own it has no other way
 from processes import engines_of
+from steady_clock import SteadyClock
 
+CLOCK = SteadyClock()  # a pause of this process is no part of the time that it has for its acts
 QUESTIONS = [f"What is {13 + 57 * index} + {29 + 31 * index}?" for index in range(12)]
 NONSENSE = [
     '{"messages": ',
@@ -70,7 +71,7 @@ class Chaos:
                     self.peace[path, question] = await self._whole(http, path, question) or ""
             self.stored.clear()
             self.counts.clear()
-            end = time.monotonic() + self.seconds
+            end = CLOCK.monotonic() + self.seconds
             trouble = asyncio.create_task(self._trouble(end))
             memory = asyncio.create_task(self._memory())
             await asyncio.gather(*(self._client(http, index, end) for index in range(self.clients)))
@@ -80,7 +81,7 @@ class Chaos:
     async def _client(self, http: httpx.AsyncClient, index: int, end: float) -> None:
         rng = random.Random(index)
         acts = (self._whole, self._streamed, self._hangup, self._nonsense)
-        while time.monotonic() < end:
+        while CLOCK.monotonic() < end:
             act = rng.choices(acts, (4, 4, 2, 1))[0]
             path, question = rng.choice(("chat", "responses")), rng.choice(QUESTIONS)
             try:
@@ -157,10 +158,10 @@ class Chaos:
 
     async def _trouble(self, end: float) -> None:
         """Kills the engine again and again; fills the disk in the middle."""
-        began, every = time.monotonic(), min(KILL_SECONDS, self.seconds / 3)
+        began, every = CLOCK.monotonic(), min(KILL_SECONDS, self.seconds / 3)
         full = (began + 0.45 * self.seconds, began + 0.55 * self.seconds)
         kills, is_full = 1, False
-        while (now := time.monotonic()) < end:
+        while (now := CLOCK.monotonic()) < end:
             if now > began + kills * every and end - now > 1:
                 self.counts["kills"] += len(killed := engines_of(self.pid))
                 for child in killed:
@@ -182,8 +183,8 @@ class Chaos:
         return _resident(self.pid)
 
     async def _afterwards(self, http: httpx.AsyncClient, memory: int) -> None:
-        deadline = time.monotonic() + QUIET_SECONDS
-        while (held := await _held(http)) and time.monotonic() < deadline:
+        deadline = CLOCK.monotonic() + QUIET_SECONDS
+        while (held := await _held(http)) and CLOCK.monotonic() < deadline:
             await asyncio.sleep(0.2)
         if held:
             self.wrong.append(f"{held:.0f} KV blocks are held though nobody asks")

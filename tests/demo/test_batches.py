@@ -35,9 +35,38 @@ def lines():
     ).encode()
 
 
+GATE = """
+import asyncio, os, sys
+from contextlib import aclosing
+if "mosso.cli" in sys.orig_argv:
+    from mosso.engine.supervisor import Supervisor
+    stream, begun = Supervisor.stream, []
+    async def held(self, request):
+        begun.append(request)
+        if len(begun) > int(os.environ["REQUESTS"]):
+            while not os.path.exists(os.environ["GO"]):
+                await asyncio.sleep(0.02)
+        async with aclosing(stream(self, request)) as events:
+            async for event in events:
+                yield event
+    Supervisor.stream = held
+"""
+
+
 @contextmanager
-def life(store):
-    """One process: (process, client). Whoever does not kill it ends it with SIGTERM."""
+def life(store, requests):
+    """One process: (process, client). Whoever does not kill it ends it with SIGTERM.
+
+    More than so many requests wait for a file `go` beside the store: however long a test stands still, the
+    batch is not over before.
+    """
+    store.with_name("sitecustomize.py").write_text(GATE)
+    paths = filter(None, (str(store.parent), os.environ.get("PYTHONPATH")))
+    held = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "GO": str(store.with_name("go")),
+        "REQUESTS": str(requests),
+    }
     command = [
         sys.executable,
         "-m",
@@ -53,7 +82,11 @@ def life(store):
     ]
     with store.with_name("log").open("a") as log:
         process = subprocess.Popen(
-            [*command, "--max-rows", "4"], stdout=subprocess.PIPE, stderr=log, text=True
+            [*command, "--max-rows", "4"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | held,
         )
         try:
             line = process.stdout.readline()
@@ -79,16 +112,17 @@ def store(tmp_path_factory):
 
 
 def test_no_line_is_lost_or_repeated_by_kill_9(store):
-    with life(store) as (process, client):
+    with life(store, 10) as (process, client):
         file = client.files.create(file=("sums.jsonl", lines()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
         until(client, batch.id, lambda b: b.request_counts.completed >= 5)
         os.kill(process.pid, signal.SIGKILL)
-    with life(store) as (process, client):
+    with life(store, 15) as (process, client):
         assert client.batches.retrieve(batch.id).status == "in_progress"
         until(client, batch.id, lambda b: b.request_counts.completed >= 15)
-    with life(store) as (process, client):
+    with life(store, 0) as (process, client):
         assert client.batches.retrieve(batch.id).status == "in_progress"
+        store.with_name("go").touch()
         done = until(client, batch.id, lambda b: b.status == "completed")
         assert done.request_counts.model_dump() == {"total": COUNT, "completed": COUNT, "failed": 0}
         rows = [json.loads(line) for line in client.files.content(done.output_file_id).text.splitlines()]

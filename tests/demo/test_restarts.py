@@ -75,7 +75,7 @@ BODIES = {
 
 
 @pytest.fixture(scope="module")
-def server(serving_demo, tmp_path_factory):
+def server(module_gate, serving_demo, tmp_path_factory):
     with serving_demo(tmp_path_factory.mktemp("restarts") / "log") as started:
         yield started
 
@@ -99,7 +99,7 @@ def until_ready(server) -> None:
         assert live(server).status_code == 200, "loading is no reason to restart"
 
 
-def streamed(server, body, kill_at=()):
+def streamed(server, body, kill_at=0, gate=None):
     """Every delta of every choice, and the usage; the engine is killed when so many chunks were read."""
     deltas: dict[int, list] = {}
     usage, count = None, 0
@@ -112,8 +112,9 @@ def streamed(server, body, kill_at=()):
             chunk = json.loads(line.removeprefix("data: "))
             assert "error" not in chunk, chunk
             count += 1
-            if count in kill_at:
+            if count == kill_at:
                 kill(server)
+                gate.open()
             usage = chunk["usage"] or usage
             for choice in chunk["choices"]:
                 deltas.setdefault(choice["index"], []).append(
@@ -146,12 +147,13 @@ def counts(usage):
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_stream_goes_on_behind_a_killed_engine(server, name):
+def test_a_stream_goes_on_behind_a_killed_engine(server, gate, name):
     until_ready(server)
     body = BODIES[name]
     calm, usage = streamed(server, body)
     before = metric(server, "mosso:request_replays_total")
-    stormy, told = streamed(server, body, kill_at=(4,))
+    gate.slow_steps()
+    stormy, told = streamed(server, body, kill_at=4, gate=gate)
     assert joined(stormy) == joined(calm)
     assert counts(told) == counts(usage)
     until_ready(server)
@@ -159,7 +161,7 @@ def test_a_stream_goes_on_behind_a_killed_engine(server, name):
         assert metric(server, "mosso:request_replays_total") > before
 
 
-def test_whole_answers_of_many_clients_while_the_engine_is_killed(server):
+def test_whole_answers_of_many_clients_while_the_engine_is_killed(server, gate):
     until_ready(server)
     bodies = [{"model": "demo", **body} for body in BODIES.values() for _ in range(3)]
 
@@ -172,11 +174,13 @@ def test_whole_answers_of_many_clients_while_the_engine_is_killed(server):
 
     with ThreadPoolExecutor(len(bodies)) as pool:
         calm = list(pool.map(ask, bodies))
+        gate.slow_steps()
         disturbed = [pool.submit(ask, body) for body in bodies]
         while (metric(server, "vllm:num_requests_running") or 0) < 4:
             assert not all(each.done() for each in disturbed), "too quick to be disturbed"
             time.sleep(0.02)
         kill(server)
+        gate.open()
         assert [each.result() for each in disturbed] == calm
     assert metric(server, "mosso:engine_restarts_total") >= 1
     assert metric(server, "mosso:request_replays_total") >= 1
@@ -188,14 +192,16 @@ def metric(server, name):
     return float(found.group(1)) if found else None
 
 
-def test_readiness_and_liveness_around_a_death(server):
+def test_readiness_and_liveness_around_a_death(server, gate):
     until_ready(server)
+    gate.hold_starts()
     kill(server)
     while ready(server):
         time.sleep(0.005)
     refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}, timeout=60)
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
+    gate.open()
     until_ready(server)
     body = {"prompt": "a", "max_tokens": 2}
     assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
@@ -208,8 +214,11 @@ def test_by_default_a_hang_shows_within_ten_seconds():
 
 
 def test_a_stopped_engine_is_not_live_while_work_waits(serving_demo, tmp_path):
-    """Bad soon after it stops, good again once it is killed and started anew; the stream goes on."""
-    with serving_demo(tmp_path / "log", "--stuck-after", "2", "--kill-stuck-after", "6") as server:
+    """Bad soon after it stops, good again once it is killed and started anew; the stream goes on.
+
+    Between the two is time enough for a test that a busy machine lets stand still.
+    """
+    with serving_demo(tmp_path / "log", "--stuck-after", "2", "--kill-stuck-after", "40") as server:
         (pid,) = engines_of(server.process.pid)
         os.kill(pid, signal.SIGSTOP)
         assert live(server).status_code == 200, "nothing waits yet"

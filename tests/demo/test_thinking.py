@@ -61,8 +61,14 @@ def test_a_schema_a_tool_and_a_budget_together(demo) -> None:
     assert forced.choices[0].message.tool_calls[0].function.name == "get_time"
 
 
-def test_a_running_stream_stops_thinking(demo) -> None:
-    """The bias keeps the thought from ending by itself."""
+def test_a_running_stream_stops_thinking(gate, serving_demo, tmp_path) -> None:
+    """The bias keeps the thought from ending by itself; until it is ended, steps are slow."""
+    with serving_demo(tmp_path / "log", "--log-level", "warning") as demo:
+        gate.slow_steps()
+        stop_thinking(demo, gate)
+
+
+def stop_thinking(demo: Any, gate: Any) -> None:
     control = Tokenizer.from_folder(Path(mosso.__file__).parent / "demo").control
     ends = {str(token): -100 for token in (control.end, control.return_, control.call)}
     stream = ask(demo, stream=True, logit_bias=ends, max_tokens=1500, temperature=1.0,
@@ -79,6 +85,7 @@ def test_a_running_stream_stops_thinking(demo) -> None:
         if len(thought) > 20 and ended is None:
             path = f"/chat/completions/{chunk.id}/end_thinking"
             ended = demo.client.post(path, cast_to=object)
+            gate.open()
     assert ended == {"id": chunk.id, "object": "thinking.ended"}
     assert answer, "which cannot end by itself either"
     assert usage.completion_tokens == 1500

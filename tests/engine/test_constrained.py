@@ -238,7 +238,7 @@ class Slow:
         self.error: Exception | None = None
 
     def prepare(self, turn: Turn) -> None:
-        assert self.go.wait(30)
+        assert self.go.wait(240)
         if self.error is not None:
             raise self.error
 
@@ -346,7 +346,7 @@ class SlowForms:
 
     def begin(self, turn: Turn, tokens: Sequence[int]) -> Counting:
         if turn.form is not None:
-            self.waited = self.may_begin.wait(5)
+            self.waited = self.may_begin.wait(120)
         return Counting()
 
     def advance(self, constraints: Sequence[Counting], tokens: Sequence[int]) -> list[bytes | None]:
@@ -373,4 +373,4 @@ def test_a_thought_is_ended_though_another_row_s_form_begins_slowly(threaded):
     finally:
         forms.may_begin.set()
         rows.close()
-    assert forms.waited, "nobody waited for the form's five seconds"
+    assert forms.waited, "nobody waited for the form's two minutes"

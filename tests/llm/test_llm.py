@@ -390,6 +390,13 @@ def test_a_script_that_just_ends_leaves_nothing_behind(then, status):
 
 def test_ctrl_c_ends_the_call_and_not_the_llm():
     then = """
+import threading, time
+def tell():
+    stats = llm._runtime._close.peek()[2][2].stats
+    while not llm._runtime.run(stats()).running:
+        time.sleep(0.01)
+    print("running", flush=True)
+threading.Thread(target=tell, daemon=True).start()
 try:
     llm.chat(["Tell me about yourself. " * 50] * 64, max_tokens=2000, min_tokens=2000)
 except KeyboardInterrupt:
@@ -400,7 +407,7 @@ except KeyboardInterrupt:
     )
     assert script.stdout is not None
     pid = int(script.stdout.readline())
-    time.sleep(1)
+    assert script.stdout.readline() == "running\n"
     os.kill(script.pid, signal.SIGINT)
     out, _ = script.communicate(timeout=200)
     assert out.startswith("interrupted H")
