@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from engine_gate import Gate
 from openai import OpenAI
 
 
@@ -64,53 +65,11 @@ def serving(log: Path, *flags: str) -> Iterator[DemoServer]:
         process.stdout.close()
 
 
-GATE = """
-import os, sys, time
-if "mosso.engine.process" in sys.orig_argv:
-    while os.path.exists({starts!r}):
-        time.sleep(0.02)
-    import mosso.model.paged as paged
-    forward = paged.forward
-    def slow(*args, **kwargs):
-        end = time.monotonic() + 0.25
-        while os.path.exists({steps!r}) and time.monotonic() < end:
-            time.sleep(0.01)
-        return forward(*args, **kwargs)
-    paged.forward = slow
-"""
-
-
-class Gate:
-    """Holds up the engines of servers that were started with it: no answer and no restart is over before a
-    test has done what it does meanwhile, though a busy machine lets it stand still for long."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._starts, self._steps = folder / "starts", folder / "steps"
-        code = GATE.format(starts=str(self._starts), steps=str(self._steps))
-        (folder / "sitecustomize.py").write_text(code)
-
-    def hold_starts(self) -> None:
-        """No engine starts."""
-        self._starts.touch()
-
-    def slow_steps(self) -> None:
-        """A step takes a quarter of a second."""
-        self._steps.touch()
-
-    def open(self) -> None:
-        for file in (self._starts, self._steps):
-            file.unlink(missing_ok=True)
-
-
 @pytest.fixture(scope="module")
 def module_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
     """For servers that start from here on."""
-    made = Gate(tmp_path_factory.mktemp("gate"))
     with pytest.MonkeyPatch.context() as patch:
-        paths = filter(None, (str(made.folder), os.environ.get("PYTHONPATH")))
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        yield made
+        yield Gate(tmp_path_factory.mktemp("gate"), patch)
 
 
 @pytest.fixture

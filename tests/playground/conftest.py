@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_gate import Gate
 from needs import needs
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from scripted_server import scripted
@@ -177,27 +178,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
         yield lambda *flags: servers.enter_context(serving(tmp_path / "log", *flags))
 
 
-SLOW = """
-import sys
-if "mosso.engine.process" in sys.orig_argv:
-    import time
-    import mosso.model.paged as paged
-    forward = paged.forward
-    def slow(*args, **kwargs):
-        time.sleep(0.02)
-        return forward(*args, **kwargs)
-    paged.forward = slow
-"""
-
-
 @pytest.fixture
-def slow_demo(serve: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a demo that takes 20 ms a token: time enough to do something before the browser of a busy
-    machine."""
-    (tmp_path / "sitecustomize.py").write_text(SLOW)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    return serve()
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """For servers that start from here on."""
+    return Gate(tmp_path, monkeypatch)
 
 
 @pytest.fixture

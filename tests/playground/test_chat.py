@@ -215,12 +215,13 @@ def test_what_is_exported_runs_and_is_answered(demo, open_tab, language, monkeyp
     assert "42" in said
 
 
-BODY = b'{"prompt": "Hello", "min_tokens": 3900, "max_tokens": 3900, "stream": true}'
+BODY = b'{"prompt": "%b", "min_tokens": 3000, "max_tokens": 3000, "stream": true}' % (b"Hello " * 500)
 LONG = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
-def test_the_engine_is_watched(serve, open_tab):
+def test_the_engine_is_watched(gate, serve, open_tab):
     url = serve("--max-rows", "1", "--kv-memory", "64")
+    gate.slow_steps()  # a request lasts until it is hung up on
     tab = open_tab(url)
     tab.page.get_by_role("button", name="Engine").click()
 
@@ -246,17 +247,22 @@ def test_the_engine_is_watched(serve, open_tab):
     expect(tab.page.get_by_role("img", name=re.compile("Tokens per second"))).to_be_visible()
 
 
-def ask_at_length(tab) -> None:
-    """Half a thousand tokens of thinking, which a person has time to end."""
+@pytest.fixture
+def thinking(gate, serve, open_tab):
+    """A tab whose question is thought about for half a thousand slow tokens."""
+    tab = open_tab(serve())
+    gate.slow_steps()
     tab.page.get_by_label("Temperature").fill("0")
     tab.page.get_by_text("high", exact=True).click()
     tab.ask("What is 473 * 862?")
+    return tab
 
 
-def test_the_thinking_is_ended_early(slow_demo, open_tab):
-    tab = open_tab(slow_demo)
-    ask_at_length(tab)
-    tab.press("Answer now")
+def test_the_thinking_is_ended_early(thinking, gate):
+    tab = thinking
+    with tab.page.expect_response("**/end_thinking"):
+        tab.press("Answer now")
+    gate.open()
     tab.answered()
     expect(tab.page.locator(".markdown")).not_to_be_empty()
     speed = tab.page.get_by_test_id("speed").inner_text()
@@ -266,15 +272,15 @@ def test_the_thinking_is_ended_early(slow_demo, open_tab):
     assert "equal." not in tab.page.locator(".thought").text_content(), "its last word, where nobody ends it"
 
 
-def test_an_answer_is_stopped(slow_demo, open_tab):
-    tab = open_tab(slow_demo)
-    ask_at_length(tab)
+def test_an_answer_is_stopped(thinking, gate):
+    tab = thinking
     expect(tab.page.locator(".thought")).to_contain_text("wants a product")
     tab.press("Stop")
     expect(tab.page.get_by_role("region", name="Answer")).to_contain_text("Stopped.")
     expect(tab.page.locator(".markdown")).to_have_count(0)
     tab.page.get_by_role("button", name="Engine").click()
     expect(tab.page.get_by_test_id("running")).to_have_text("0")
+    gate.open()
     tab.ask(SUM)
     tab.answered()
     expect(tab.page.get_by_role("region", name="Answer").nth(1)).to_contain_text("42")

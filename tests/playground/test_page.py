@@ -357,6 +357,28 @@ def test_an_api_key_is_asked_for_and_kept(open_tab):
     usage.close()
 
 
+def test_what_is_told_of_an_earlier_key_counts_no_more(open_tab):
+    with scripted("<|channel|>final<|message|>fine<|return|>") as (url, _):
+        tab = open_tab(url)
+        held: dict[str | None, Route] = {}
+        tab.page.route(
+            "**/v1/models", lambda route: held.update({route.request.headers.get("authorization"): route})
+        )
+        tab.page.reload()
+        tab.until(lambda: None in held)
+        tab.page.get_by_label("API key").fill("secret")
+        tab.until(lambda: "Bearer secret" in held)
+        held["Bearer secret"].continue_()
+        tab.ask("Hi")
+        tab.answered()
+        held[None].fulfill(status=401)
+        tab.until(lambda: tab.complaints)  # the console tells a 401 by itself
+        tab.complaints.clear()
+        tab.ask("Again")
+        tab.answered(2)
+        expect(tab.page.get_by_role("alert")).to_have_count(0)
+
+
 def test_errors_are_told(open_tab):
     with scripted("<|channel|>final<|message|>x<|return|>") as (url, _):
         tab = open_tab(url)

@@ -19,10 +19,14 @@ export function App() {
 
   useEffect(() => {
     if (!loaded) return;
+    let latest = true; // what is told of an earlier key, however late, counts no more
     servedModel(apiKey).then(
-      (name) => useStore.setState({ model: name, problem: null }),
-      (error: unknown) => useStore.setState({ model: null, problem: explained(error) }),
+      (name) => latest && useStore.setState({ model: name, problem: null }),
+      (error: unknown) => latest && useStore.setState({ model: null, problem: explained(error) }),
     );
+    return () => {
+      latest = false;
+    };
   }, [loaded, apiKey]);
 
   useEffect(() => {
