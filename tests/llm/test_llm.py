@@ -415,6 +415,28 @@ except KeyboardInterrupt:
     assert wait_until(lambda: not is_alive(pid))
 
 
+def test_ctrl_c_while_the_call_is_handed_over(llm, monkeypatch):
+    """Nobody knows yet what to cancel, and still nothing goes on."""
+    begin, left = asyncio.run_coroutine_threadsafe, asyncio.Event()
+
+    async def work():
+        try:
+            await asyncio.sleep(240)
+        finally:
+            left.set()
+
+    def interrupted(work, loop):
+        begun = begin(work, loop)
+        monkeypatch.undo()
+        begin(asyncio.sleep(0), loop).result()  # so that it runs
+        raise KeyboardInterrupt(begun)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm._runtime.run(work())
+    llm._runtime.run(asyncio.wait_for(left.wait(), 60))
+
+
 def test_what_kept_it_from_starting_is_raised(tmp_path):
     with pytest.raises(UsageError, match="no model"):
         LLM("nothing")

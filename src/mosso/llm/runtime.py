@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mosso.api.chat import ChatService
 from mosso.api.completions import CompletionService
@@ -26,6 +27,29 @@ from mosso.harmony.tokenizer import Tokenizer
 
 T = TypeVar("T")
 Put = Callable[[Any], None]
+
+
+class _Call(Generic[T]):
+    """Work that whoever waits for it may leave at any moment, also while it is handed to the loop."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+        self._left = False
+
+    async def run(self) -> T:
+        if self._left:
+            raise asyncio.CancelledError
+        self._task = asyncio.current_task()
+        return await self._work
+
+    def leave(self) -> None:
+        """On the loop. Nothing where the work has ended."""
+        self._left = True
+        if self._task is None:
+            self._work.close()
+        else:
+            self._task.cancel()
 
 
 class End:
@@ -66,13 +90,17 @@ class Runtime:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run `work` on the engine's loop. Cancelling the future cancels the work."""
+        self._check(work)
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _check(self, work: Coroutine[Any, Any, Any]) -> None:
+        """UnavailableError where nothing can be run any more."""
         if not self._close.alive:
             work.close()
             raise UnavailableError("this LLM is closed")
         if os.getpid() != self._pid:  # a fork has no threads
             work.close()
             raise UnavailableError("this LLM belongs to the process that made it: make one after the fork")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def may_wait(self) -> None:
         """UsageError on the engine's own loop: to wait there for what it does would never end."""
@@ -82,13 +110,19 @@ class Runtime:
             )
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """`work`'s result, waited for; an interrupt (Ctrl-C) cancels it."""
-        future = self.submit(work)
+        """`work`'s result, waited for; an interrupt (Ctrl-C) cancels it, at whatever line it comes."""
+        self._check(work)
+        call = _Call(work)
         try:
             self.may_wait()
+            future = asyncio.run_coroutine_threadsafe(call.run(), self._loop)
+            # A signal just before a thread sleeps does not wake it: whoever waits without end may miss it.
+            while not future.done():
+                concurrent.futures.wait((future,), timeout=1)
             return future.result()
         except BaseException:
-            future.cancel()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs there any more
+                self._loop.call_soon_threadsafe(call.leave)
             raise
 
     async def arun(self, work: Coroutine[Any, Any, T]) -> T:
