@@ -3,11 +3,13 @@
 import asyncio
 import os
 import platform
+import select
 import signal
 import socket
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -300,6 +302,27 @@ async def test_time_is_limited(code):
     ended = await FromItsFirstLine(limits).run(f"print('begun', flush=True)\n{code}")
     assert ended.output == "begun\n"
     assert ended.problem.startswith("stopped after 4 s")
+
+
+class Asleep(Sandbox):
+    """Its process sleeps until the code has printed and its time is over."""
+
+    async def _watched(self, process, told):
+        def sleep():
+            select.select([process.stdout._transport.get_extra_info("pipe")], [], [])
+            time.sleep(self.limits.seconds)
+
+        asyncio.get_running_loop().call_soon(sleep)
+        return await super()._watched(process, told)
+
+
+@needs_sandbox
+async def test_what_was_written_in_time_is_told_though_nobody_read_it_then():
+    ended = await Asleep(SandboxLimits(seconds=1)).run(
+        "import time\nprint('begun', flush=True)\ntime.sleep(600)"
+    )
+    assert ended.output == "begun\n"
+    assert ended.problem == "stopped after 1 s"
 
 
 @needs_sandbox

@@ -141,8 +141,7 @@ class Sandbox:
             return await self._watched(process, told)
         finally:
             os.close(told)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             await asyncio.shield(asyncio.ensure_future(_reaped(process)))
 
     def _task(self, code: str) -> bytes:
@@ -174,6 +173,10 @@ class Sandbox:
                     await process.wait()
         except TimeoutError:
             problem = f"stopped after {limits.seconds:.0f} s"
+            _kill(process)
+            # What it has written in time may have come together with the end of that time.
+            while len(output) <= limits.output and (chunk := await process.stdout.read(1 << 14)):
+                output += chunk
         said = _said(told)
         if said != READY:
             raise SandboxError(
@@ -186,6 +189,11 @@ class Sandbox:
             if number in (signal.SIGXCPU, signal.SIGKILL):
                 problem = f"stopped after {limits.seconds:.0f} s of processor time"
         return Run(output[: limits.output].decode("utf-8", "replace"), code, problem)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _reaped(process: asyncio.subprocess.Process) -> None:
