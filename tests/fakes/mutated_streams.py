@@ -236,7 +236,7 @@ def main() -> None:
     began = time.perf_counter()
     try:
         examined = asyncio.run(examine_all(url[0], SETTINGS.model, source, range(first, first + count)))
-        metrics = httpx.get(f"{url[0]}/metrics").text
+        metrics = httpx.get(f"{url[0]}/metrics", timeout=60).text
     finally:
         app.state.lifecycle.drain()
         thread.join()
