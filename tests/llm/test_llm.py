@@ -390,7 +390,8 @@ def test_a_script_that_just_ends_leaves_nothing_behind(then, status):
 
 def test_ctrl_c_ends_the_call_and_not_the_llm():
     then = """
-import threading, time
+import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
 def tell():
     stats = llm._runtime._close.peek()[2][2].stats
     while not llm._runtime.run(stats()).running:
