@@ -22,7 +22,7 @@ export function Composer() {
   const modelKnown = useStore((state) => state.model !== null);
   const written = text.trim() !== "";
   const ready = modelKnown && written && !busy;
-  // Enter was pressed before the server had named its model; another key takes it back.
+  // Enter was pressed before the server had named its model; to type on takes it back.
   const [early, setEarly] = useState(false);
 
   const send = () => {
