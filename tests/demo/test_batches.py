@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from openai import OpenAI
+from start_code import at_start
 
 CHAT = "/v1/chat/completions"
 COUNT = 40
@@ -36,20 +37,19 @@ def lines():
 
 
 GATE = """
-import asyncio, os, sys
+import asyncio, os
 from contextlib import aclosing
-if "mosso.cli" in sys.orig_argv:
-    from mosso.engine.supervisor import Supervisor
-    stream, begun = Supervisor.stream, []
-    async def held(self, request):
-        begun.append(request)
-        if len(begun) > int(os.environ["REQUESTS"]):
-            while not os.path.exists(os.environ["GO"]):
-                await asyncio.sleep(0.02)
-        async with aclosing(stream(self, request)) as events:
-            async for event in events:
-                yield event
-    Supervisor.stream = held
+from mosso.engine.supervisor import Supervisor
+stream, begun = Supervisor.stream, []
+async def held(self, request):
+    begun.append(request)
+    if len(begun) > {requests}:
+        while not os.path.exists({go!r}):
+            await asyncio.sleep(0.02)
+    async with aclosing(stream(self, request)) as events:
+        async for event in events:
+            yield event
+Supervisor.stream = held
 """
 
 
@@ -60,13 +60,8 @@ def life(store, requests):
     More than so many requests wait for a file `go` beside the store: however long a test stands still, the
     batch is not over before.
     """
-    store.with_name("sitecustomize.py").write_text(GATE)
-    paths = filter(None, (str(store.parent), os.environ.get("PYTHONPATH")))
-    held = {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "GO": str(store.with_name("go")),
-        "REQUESTS": str(requests),
-    }
+    gate = GATE.format(requests=requests, go=str(store.with_name("go")))
+    path = at_start(store.parent, "mosso.cli", gate)
     command = [
         sys.executable,
         "-m",
@@ -86,7 +81,7 @@ def life(store, requests):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ | held,
+            env=os.environ | {"PYTHONPATH": path},
         )
         try:
             line = process.stdout.readline()

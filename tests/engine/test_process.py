@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from start_code import ENGINE, at_start
 
 from mosso.core.errors import (
     CheckpointError,
@@ -297,13 +298,11 @@ def started(monkeypatch) -> list[subprocess.Popen[bytes]]:
 
 
 async def test_death_while_loading(settings, started, monkeypatch, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'mosso.engine.process' in sys.orig_argv:\n"
-        "    import time, mosso.model.loading as loading\n"
-        "    loading.load_weights = lambda *_, **__: time.sleep(1000)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    endless = """
+import time, mosso.model.loading as loading
+loading.load_weights = lambda *_, **__: time.sleep(1000)
+"""
+    monkeypatch.setenv("PYTHONPATH", at_start(tmp_path, ENGINE, endless))
 
     def kill(_):
         started[0].kill()
@@ -358,12 +357,12 @@ async def test_an_idle_engine_uses_no_cpu(settings, request_of):
 
 async def test_an_engine_that_cannot_go_on_says_why(settings, request_of, capfd, monkeypatch, tmp_path):
     """The child's forward pass is broken from outside: every step raises."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import mosso.model.paged\n"
-        "def broken(*_, **__): raise RuntimeError('broken kernel')\n"
-        "mosso.model.paged.forward = broken\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    broken = """
+import mosso.model.paged
+def broken(*_, **__): raise RuntimeError('broken kernel')
+mosso.model.paged.forward = broken
+"""
+    monkeypatch.setenv("PYTHONPATH", at_start(tmp_path, ENGINE, broken))
     async with running(settings()) as client:
         for name in ("a", "b"):
             (event,) = await collect(client, request_of(name, [1]))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from start_code import ENGINE, at_start
 
 from mosso.api.settings import ApiSettings
 from mosso.checkpoint.toy_tokenizer import toy_tokenizer
@@ -131,11 +132,7 @@ def patched(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(EngineClient, "_next", next_message)
     monkeypatch.setattr("mosso.engine.client.time", clock)
     monkeypatch.setattr("mosso.engine.client.CLOSE_SECONDS", 0.1)
-    patch = f"GO = {str(go)!r}\n{PATCH}"
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nif 'mosso.engine.process' in sys.orig_argv:\n    exec({patch!r})\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", at_start(tmp_path, ENGINE, f"GO = {str(go)!r}\n{PATCH}"))
 
     @asynccontextmanager
     async def start():

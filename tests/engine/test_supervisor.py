@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from patient_engines import keep_engines_near
+from start_code import ENGINE, at_start
 
 from mosso.core.errors import CheckpointError, EngineError, OverloadedError, RequestError, UnavailableError
 from mosso.core.requests import EngineStats, FinishReason, Request, SamplingParams, TokenEvent
@@ -212,19 +213,20 @@ async def test_closing_while_no_engine_runs(settings, request_of):
         await collect(source, request_of("b", [1]))
 
 
+POISON = """
+import os
+import mosso.engine.table as table
+apply = table.RowTable.apply
+def poisoned(self, plan):
+    if any(511 in start.tokens for start in plan.starts): os._exit(9)
+    return apply(self, plan)
+table.RowTable.apply = poisoned
+"""
+
+
 async def test_a_request_that_kills_its_engine_is_given_up(settings, request_of, monkeypatch, tmp_path):
     """Token 511 in a prompt kills the process; the server lives, and so does who comes after."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if 'mosso.engine.process' in ' '.join(sys.orig_argv):\n"
-        "    import mosso.engine.table as table\n"
-        "    apply = table.RowTable.apply\n"
-        "    def poisoned(self, plan):\n"
-        "        if any(511 in start.tokens for start in plan.starts): os._exit(9)\n"
-        "        return apply(self, plan)\n"
-        "    table.RowTable.apply = poisoned\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", at_start(tmp_path, ENGINE, POISON))
     async with supervised(settings(), replace(QUICK, replays=2)) as source:
         with pytest.raises(EngineError, match=r"ended with status 9, for the 3\. time"):
             await collect(source, request_of("poison", [1, 511]))
@@ -384,22 +386,22 @@ async def test_a_request_lives_through_one_failed_step(settings, request_of):
     assert await collect(source, request_of("a", range(9))) == [hopeless]
 
 
+FRAGILE = """
+import mosso.model.paged as paged
+forward, steps = paged.forward, []
+def fragile(*args, **kwargs):
+    steps.append(1)
+    if len(steps) == 25: raise RuntimeError('a bit flipped')
+    return forward(*args, **kwargs)
+paged.forward = fragile
+"""
+
+
 async def test_a_step_that_fails_once_is_not_noticed(settings, request_of, monkeypatch, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'mosso.engine.process' in sys.orig_argv:\n"
-        "    import mosso.model.paged as paged\n"
-        "    forward, steps = paged.forward, []\n"
-        "    def fragile(*args, **kwargs):\n"
-        "        steps.append(1)\n"
-        "        if len(steps) == 25: raise RuntimeError('a bit flipped')\n"
-        "        return forward(*args, **kwargs)\n"
-        "    paged.forward = fragile\n"
-    )
     request = request_of("a", range(30), max_tokens=40, temperature=1.0, seed=4)
     async with supervised(settings()) as source:
         calm = await collect(source, replace(request, sampling=replace(request.sampling, max_tokens=20)))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", at_start(tmp_path, ENGINE, FRAGILE))
     async with supervised(settings()) as source:
         events = await collect(source, request)
         stats = await source.stats()

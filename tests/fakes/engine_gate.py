@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from start_code import ENGINE, at_start
 
 GATE = """
-import os, sys, time
-if "mosso.engine.process" in sys.orig_argv:
-    while os.path.exists({starts!r}):
-        time.sleep(0.02)
-    import mosso.model.paged as paged
-    forward = paged.forward
-    def slow(*args, **kwargs):
-        end = time.monotonic() + 0.25
-        while os.path.exists({steps!r}) and time.monotonic() < end:
-            time.sleep(0.01)
-        return forward(*args, **kwargs)
-    paged.forward = slow
+import os, time
+while os.path.exists({starts!r}):
+    time.sleep(0.02)
+import mosso.model.paged as paged
+forward = paged.forward
+def slow(*args, **kwargs):
+    end = time.monotonic() + 0.25
+    while os.path.exists({steps!r}) and time.monotonic() < end:
+        time.sleep(0.01)
+    return forward(*args, **kwargs)
+paged.forward = slow
 """
 
 
@@ -31,9 +30,7 @@ class Gate:
         """Processes that start while the patch lasts go through it."""
         self._starts, self._steps = folder / "starts", folder / "steps"
         code = GATE.format(starts=str(self._starts), steps=str(self._steps))
-        (folder / "sitecustomize.py").write_text(code)
-        paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        monkeypatch.setenv("PYTHONPATH", at_start(folder, ENGINE, code))
 
     def hold_starts(self) -> None:
         """No engine starts."""
