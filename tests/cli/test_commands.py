@@ -63,7 +63,34 @@ def test_plan_says_for_which_gpu_it_is(run) -> None:
 
 
 def test_plan_says_when_nothing_fits(run) -> None:
-    assert "does not fit 8 GiB" in run("plan", "120b", "--memory", 8).output
+    for model, hint in (("120b", "missing"), ("20b", "--max-rows and --token-budget need less")):
+        result = run("plan", model, "--memory", 12)
+        assert result.exit_code == 1
+        assert "does not fit 12 GiB" in result.output
+        assert result.output.rstrip().endswith(hint)
+
+
+def test_20b_fits_a_gpu_of_16_gb_as_it_is(run) -> None:
+    result = run("plan", "20b", "--memory", 14.6)  # 0.93 of the 15.7 GiB that such a GPU reports
+    assert result.exit_code == 0
+    assert "windows of 64 sequences" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("--device", "cpu", "--kv-dtype", "float8"),
+            "--kv-dtype must be auto or --dtype (float32) on the CPU",
+        ),
+        (("--dtype", "float32"), "--dtype must be bfloat16 on CUDA"),
+        (("--experts", "expanded"), "--experts must be packed on CUDA"),
+    ],
+)
+def test_plan_refuses_what_serve_would_refuse(run, given, message) -> None:
+    result = run("plan", "20b", *given)
+    assert result.exit_code == 1
+    assert message in result.output
 
 
 def test_plan_reads_a_folder(run) -> None:

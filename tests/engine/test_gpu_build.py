@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("triton", reason="Triton has no build for this system")
 from mosso.checkpoint import open_checkpoint
 from mosso.core.errors import UsageError
 from mosso.engine import gpu_build
+from mosso.engine.build import build_loop
 from mosso.engine.gpu_memory import DeviceMemory, bound_bytes
 from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
@@ -138,3 +140,14 @@ def test_too_little_for_pages_is_said(model, pretended):
     builder, _ = build(model, gpu_memory=float(LOADED + CONTEXT_BYTES + (100 << 20)))
     with pytest.raises(UsageError, match=r"--gpu-memory leaves too little"):
         builder.build(lambda _: None, "")
+
+
+@pytest.mark.parametrize(("total", "rows"), [(80 * GIB, 256), (3 * GIB, 64)])
+def test_sizes_are_those_for_what_may_be_taken_of_the_device(model, monkeypatch, total, rows):
+    built = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (total, total))
+    monkeypatch.setattr(gpu_build, "build_gpu_engine", lambda _, settings, *__: built.append(settings))
+    with pytest.raises(AttributeError):  # there is no engine
+        build_loop(EngineSettings(model), queue.SimpleQueue(), lambda _: None)
+    assert [settings.rows for settings in built] == [rows]

@@ -17,7 +17,7 @@ from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request
 from mosso.engine import messages
 from mosso.engine.cores import cpu_quota, physical_cores, usable_cores
 from mosso.engine.memory import kv_budget
-from mosso.engine.settings import MIB, EngineSettings
+from mosso.engine.settings import GIB, MIB, EngineSettings
 from mosso.model.kv_pages import cached_window_pages, divide, span, window_need
 from mosso.scheduler import SchedulerConfig
 
@@ -97,8 +97,24 @@ def test_large_weights_leave_fewer_rows_and_take_longer_steps_for_throughput():
     assert (large.rows, large.budget, large.prefill_budget) == (128, 8192, 2048)
 
 
+def test_where_weights_leave_little_every_preset_has_the_sizes_of_latency():
+    for preset in ("latency", "balanced", "throughput"):
+        wished = EngineSettings(Path("m"), preset=preset)
+        found = wished.resolved(cuda=True, weight_bytes=13 * GIB, device_memory=17 * GIB - 1)
+        assert (found.rows, found.budget, found.prefill_budget) == (64, 2048, 512)
+        assert found.preset == preset
+        enough = wished.resolved(cuda=True, weight_bytes=13 * GIB, device_memory=17 * GIB)
+        assert enough == wished.resolved(cuda=True, weight_bytes=13 * GIB)
+        assert wished.resolved(cuda=False, device_memory=GIB) == wished.resolved(cuda=False)
+    asked = EngineSettings(Path("m"), max_rows=200, token_budget=4096)
+    found = asked.resolved(cuda=True, weight_bytes=13 * GIB, device_memory=14 * GIB)
+    assert (found.rows, found.budget) == (200, 4096)
+
+
 def test_what_the_device_found_cannot_do_is_refused_by_name():
-    with pytest.raises(UsageError, match=r"--kv-dtype must be auto on the CPU; it is float8"):
+    with pytest.raises(
+        UsageError, match=r"--kv-dtype must be auto or --dtype \(float32\) on the CPU; it is float8"
+    ):
         EngineSettings(Path("m"), kv_dtype="float8").resolved(cuda=False)
     assert EngineSettings(Path("m"), kv_dtype="float8").resolved(cuda=True).kv_dtype == "float8"
 

@@ -12,7 +12,7 @@ import click
 from mosso.checkpoint.models import find_model
 from mosso.cli.ranges import FiniteRange
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
-from mosso.engine.settings import Preset, preset_sizes
+from mosso.engine.settings import EngineSettings, Preset, preset_sizes
 
 GIB = 1 << 30
 DEVICE_MEMORY = int(0.93 * 79.65 * GIB)  # the engine's default share of what one H100 reports
@@ -31,7 +31,7 @@ PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
     "--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on cuda, float32 on cpu."
 )
 @click.option("--experts", type=click.Choice(["packed", "expanded"]), help="Default: packed, as stored.")
-@click.option("--kv-dtype", type=click.Choice(["float32", "bfloat16", "float8"]), help="Default: --dtype.")
+@click.option("--kv-dtype", type=click.Choice(["bfloat16", "float8"]), help="Default: --dtype.")
 @click.option("--page-size", default=16, show_default=True, type=int)
 @click.option("--preset", type=click.Choice(get_args(Preset)), default="balanced", show_default=True)
 @click.option("--token-budget", type=int, help="Default: the preset's.")
@@ -39,22 +39,27 @@ PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 def command(model: str, memory: float | None, preset: Preset, **options: Any) -> None:
     """Show the bytes of MODEL's weights by kind, of KV and activations, and how many tokens fit.
 
-    MODEL: 20b or 120b (nothing needs to be downloaded), a checkpoint folder, or a config.json.
+    MODEL: demo, 20b or 120b (nothing needs to be downloaded), a checkpoint folder, or a config.json.
+    Ends with status 1 where not one token fits.
     """
     from mosso.checkpoint.schema import total_bytes
     from mosso.model.plan import format_plan, plan_memory
 
+    given = {name: value for name, value in options.items() if value is not None}
+    EngineSettings(Path(model), preset=preset, **given)  # refuses what serve would refuse
     found = shape_of(model)
     stored = total_bytes(found.config, found.experts_format)
-    sizes = preset_sizes(preset, options["device"], stored)
+    limit = int(memory * GIB) if memory is not None else default_memory(options["device"])
+    sizes = preset_sizes(preset, options["device"], stored, limit)
     for name in ("token_budget", "max_rows"):
         if options[name] is None:
             options[name] = getattr(sizes, name)
-    limit = int(memory * GIB) if memory is not None else default_memory(options["device"])
     plan = plan_memory(found.config, experts_format=found.experts_format, memory=limit, **options)
     click.echo(format_plan(plan))
     if memory is None and options["device"] == "cuda":
         click.echo("on a GPU of 80 GB; --memory plans for another, --device cpu for this machine")
+    if not plan.kv_tokens:
+        raise SystemExit(1)
 
 
 def default_memory(device: str) -> int:

@@ -13,6 +13,7 @@ from mosso.core.config import ModelConfig
 from mosso.core.constraints import Constrainer
 from mosso.core.errors import UsageError
 from mosso.core.requests import EngineLimits
+from mosso.engine.gpu_memory import bound_bytes
 from mosso.engine.loop import EngineLoop
 from mosso.engine.memory import KVBudget, kv_budget
 from mosso.engine.messages import Emit, Progress, Ready, ToEngine
@@ -44,7 +45,11 @@ def build_loop(
     with open_checkpoint(settings.model) as checkpoint:
         config = checkpoint.config
         cuda = cuda and (settings.device == "cuda" or checkpoint.experts_format == "mxfp4")
-        settings = settings.resolved(cuda=cuda, weight_bytes=checkpoint.nbytes)
+        settings = settings.resolved(
+            cuda=cuda,
+            weight_bytes=checkpoint.nbytes,
+            device_memory=bound_bytes(settings.gpu_memory, torch.cuda.mem_get_info()[1]) if cuda else None,
+        )
         constrainer = HarmonyConstrainer(settings.model, config.vocab_size)
         if settings.device == "cuda":
             runner, budget, notes = build_gpu(checkpoint, settings, emit, constrainer, pulse)

@@ -31,6 +31,10 @@ LARGE_WEIGHTS = 32 * GIB
 """Above it a GPU has half the rows: their windows take what the weights left. For throughput it reads prompts
 in longer steps, so that each of 128 experts has enough to do."""
 
+LITTLE_ROOM = 4 * GIB
+"""Where weights leave a GPU less, every preset has the sizes of `latency`: rows and long steps would take
+what tokens need. So a GPU of 16 GB holds 20b and some 50,000 tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -51,7 +55,10 @@ PRESETS: dict[tuple[str, str], Sizes] = {
 }
 
 
-def preset_sizes(preset: Preset, device: str, weight_bytes: int) -> Sizes:
+def preset_sizes(preset: Preset, device: str, weight_bytes: int, memory: int | None = None) -> Sizes:
+    """memory: bytes that may be taken on the device; None: enough."""
+    if device == "cuda" and memory is not None and memory - weight_bytes < LITTLE_ROOM:
+        preset = "latency"
     sizes = PRESETS[device, preset]
     if device == "cuda" and weight_bytes > LARGE_WEIGHTS:
         longer = 2 if preset == "throughput" else 1
@@ -110,18 +117,25 @@ class EngineSettings:
             "gpu_memory", self.gpu_memory > 0, "more than 0: a share of the device's memory, or bytes"
         )
         if self.device == "cpu":
-            self._require("kv_dtype", self.kv_dtype in ("auto", self.dtype_name), "auto on the CPU")
+            self._require(
+                "kv_dtype",
+                self.kv_dtype in ("auto", self.dtype_name),
+                f"auto or --dtype ({self.dtype_name}) on the CPU",
+            )
         if self.device == "cuda":
             self._require("dtype", self.dtype != "float32", "bfloat16 on CUDA")
             self._require("experts", self.experts != "expanded", "packed on CUDA")
 
-    def resolved(self, *, cuda: bool, weight_bytes: int = 0) -> EngineSettings:
+    def resolved(
+        self, *, cuda: bool, weight_bytes: int = 0, device_memory: int | None = None
+    ) -> EngineSettings:
         """With nothing left open but what only loading can tell (on CUDA, the KV memory).
 
-        cuda: whether there is such a device. weight_bytes: of the model, as stored.
+        cuda: whether there is such a device. weight_bytes: of the model, as stored. device_memory: bytes that
+        may be taken on it; None: enough.
         """
         device = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
-        sizes = preset_sizes(self.preset, device, weight_bytes)
+        sizes = preset_sizes(self.preset, device, weight_bytes, device_memory)
         max_rows = self.max_rows or sizes.max_rows
         token_budget = self.token_budget or max(sizes.token_budget, max_rows)
         if self.max_rows is None:

@@ -251,7 +251,8 @@ def _fit_lines(plan: MemoryPlan, width: int) -> list[str]:
         return []
     if plan.full_pages == 0:
         need = format_bytes(plan.fixed_bytes + plan.full_page_bytes - plan.memory)
-        return [f"does not fit {format_bytes(plan.memory)}: {need} are missing"]
+        hint = "; smaller --max-rows and --token-budget need less" if plan.weight_bytes < plan.memory else ""
+        return [f"does not fit {format_bytes(plan.memory)}: {need} are missing{hint}"]
     lines = [f"{f'tokens of KV that fit {format_bytes(plan.memory)}':<{width}}{plan.kv_tokens:>12,}"]
     for context in CONTEXTS:
         if context <= plan.config.max_context:
