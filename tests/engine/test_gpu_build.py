@@ -16,6 +16,7 @@ from mosso.engine import gpu_build
 from mosso.engine.gpu_memory import DeviceMemory, bound_bytes
 from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
+from mosso.kernels.gpu.launch import CHIPS
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TWINS
 from mosso.model.gpu_plan import CONTEXT_BYTES, WORKSPACE_SLACK, graphs_bytes, logits_bytes
@@ -138,3 +139,23 @@ def test_too_little_for_pages_is_said(model, pretended):
     builder, _ = build(model, gpu_memory=float(LOADED + CONTEXT_BYTES + (100 << 20)))
     with pytest.raises(UsageError, match=r"--gpu-memory leaves too little"):
         builder.build(lambda _: None, "")
+
+
+@pytest.mark.parametrize("arch", CHIPS)
+def test_float8_is_refused_on_chips_whose_kernels_have_none(model, pretended, monkeypatch, arch):
+    """Before anything is loaded: for sm_80 and sm_86 they do not compile."""
+
+    def load(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(gpu_build, "chip", lambda device: CHIPS[arch])
+    monkeypatch.setattr(gpu_build, "_load", load)
+    _, settings = build(model, kv_dtype="float8")
+    old = arch in ("sm_80", "sm_86")
+    said = rf"--kv-dtype float8 needs a GPU of sm_89 or newer; this one is {arch}" if old else None
+    with (
+        open_checkpoint(model) as checkpoint,
+        pytest.raises(UsageError if old else InterruptedError, match=said),
+    ):
+        gpu_build.build_gpu_engine(checkpoint, settings, lambda _: None)
