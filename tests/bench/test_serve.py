@@ -161,6 +161,18 @@ def test_the_command_hands_on_key_and_model(url, monkeypatch) -> None:
     assert [(name, key) for _, name, _, key in asked] == [("fake", None), ("other", "sk-1")]
 
 
+@pytest.mark.parametrize("flag", [("--api-key", "sk-1"), ("--api-key=sk-1",)])
+def test_a_key_is_in_no_result(url, monkeypatch, flag) -> None:
+    arguments = ["bench", "serve", url, "--requests", "2", *flag]
+    monkeypatch.setattr("sys.argv", ["mosso", *arguments])
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "sk-1" not in result.output
+    assert json.loads(result.output.splitlines()[-1])["command"].startswith(
+        f"mosso bench serve {url} --requests 2"
+    )
+
+
 def test_the_command_ends_in_json(url) -> None:
     result = CliRunner().invoke(main, ["bench", "serve", url, "--rate", "500", "--requests", "5"])
     assert result.exit_code == 0, result.output
