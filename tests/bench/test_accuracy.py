@@ -18,7 +18,7 @@ from mosso.cli.bench_accuracy import failures, line
 from mosso.cli.main import main
 from mosso.core.config import ModelConfig
 from mosso.model.gpu_loading import load_gpu_weights
-from mosso.model.gpu_operations import TWINS
+from mosso.model.gpu_operations import TWINS, deterministic
 from mosso.model.loading import load_weights
 
 CONFIG = ModelConfig(
@@ -109,8 +109,15 @@ def test_a_row_outside_the_bar_fails_the_command(model, monkeypatch, change, sai
     assert "1 of 2 fail" in result.stderr
 
 
-def test_rows_that_differ_where_they_may_are_fine() -> None:
-    assert failures([{"what": "whole and in chunks", "rms": 1e-3, "worst": 1e-3, "equal_bits": False}]) == []
+def test_two_ways_may_differ_by_bfloat16s_own_error_and_no_more() -> None:
+    want = torch.tensor([[3.0, -4.0]])
+    got = want + torch.tensor([[0.0, 1.0]])  # off by a fifth
+    fine = accuracy._agreement("whole and in chunks", got, want, TWINS, 0.3)
+    assert (fine["equal_bits"], fine["within"], failures([fine])) == (False, True, [])
+    far = accuracy._agreement("whole and in chunks", got, want, TWINS, 0.1)
+    assert failures([far]) == ["whole and in chunks: 0.20000, bfloat16's own error is 0.10000"]
+    same = accuracy._agreement("rows", got, want, deterministic(TWINS), 0.3)
+    assert failures([same]) == ["rows, deterministic: other bits"]
 
 
 def test_what_has_no_column_is_named() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from mosso.bench.kernels.case import Case
 from mosso.bench.kernels.timing import GROUP, Timed, all_cases, run_cases
 from mosso.cli.bench_kernels import print_rows
 from mosso.cli.main import main
+from mosso.model.gpu_operations import TRITON, GpuOperations
 
 
 def nothing() -> None:
@@ -136,6 +140,14 @@ def test_the_modules_that_are_asked_are_there(monkeypatch) -> None:
         module = timing.importlib.import_module(f"mosso.bench.kernels.{name}")
         assert callable(module.cases)
         assert callable(module.sweep)
+
+
+def test_every_kernel_of_the_engine_has_a_case() -> None:
+    """By the calls that stand in the modules; what they launch needs a GPU."""
+    files = [Path(timing.__file__).parent / f"{name}.py" for name in timing.MODULES]
+    calls = set(re.findall(r"\b(\w+)\(", "".join(file.read_text() for file in files)))
+    kernels = {field.name for field in fields(GpuOperations) if callable(getattr(TRITON, field.name))}
+    assert kernels - {"linear"} <= calls  # torch's own
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what there is without a GPU")

@@ -66,7 +66,7 @@ async def test_every_token_is_counted(url, rate) -> None:
     assert found["per_token_ms"]["p50"] > 0
 
 
-async def answered(reply: bytes, load: Load) -> tuple[dict, list[bytes]]:
+async def answered(reply: bytes, load: Load, api_key: str | None = None) -> tuple[dict, list[bytes]]:
     """What is measured of a server that sends `reply` to everything, and what it was sent."""
     seen = []
 
@@ -80,7 +80,7 @@ async def answered(reply: bytes, load: Load) -> tuple[dict, list[bytes]]:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        return await measure_here(f"http://127.0.0.1:{port}/v1", "m", load), seen
+        return await measure_here(f"http://127.0.0.1:{port}/v1", "m", load, api_key=api_key), seen
 
 
 ONE = Load(users=1, requests=1, words=5, output=9)
@@ -132,6 +132,45 @@ async def test_what_is_asked_for() -> None:
     assert head.startswith(b"POST /v1/completions HTTP/1.1\r\n")
     assert len(asked["prompt"].split()) == 5
     assert "ignore_eos" not in asked
+
+
+async def test_a_server_that_asks_for_a_key_gets_it() -> None:
+    _, (call,) = await answered(b"", ONE)
+    assert b"Authorization" not in call
+    _, (call,) = await answered(b"", ONE, api_key="sk-1")
+    assert b"\r\nAuthorization: Bearer sk-1\r\n" in call
+
+
+def test_the_command_hands_on_key_and_model(url, monkeypatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    asked = []
+
+    def measured(*told: object) -> dict[str, object]:
+        asked.append(told)
+        return {
+            "failed": 0,
+            "output_rate": 1.0,
+            "first_token_ms": {},
+            "per_token_ms": {},
+            "between_events_ms": {},
+        }
+
+    monkeypatch.setattr("mosso.bench.serve.measure", measured)
+    for flags in ((), ("--api-key", "sk-1", "--name", "other")):
+        assert CliRunner().invoke(main, ["bench", "serve", url, *flags]).exit_code == 0
+    assert [(name, key) for _, name, _, key in asked] == [("fake", None), ("other", "sk-1")]
+
+
+@pytest.mark.parametrize("flag", [("--api-key", "sk-1"), ("--api-key=sk-1",)])
+def test_a_key_is_in_no_result(url, monkeypatch, flag) -> None:
+    arguments = ["bench", "serve", url, "--requests", "2", *flag]
+    monkeypatch.setattr("sys.argv", ["mosso", *arguments])
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "sk-1" not in result.output
+    assert json.loads(result.output.splitlines()[-1])["command"].startswith(
+        f"mosso bench serve {url} --requests 2"
+    )
 
 
 def test_the_command_ends_in_json(url) -> None:

@@ -26,7 +26,7 @@ def test_plan_needs_no_files(run) -> None:
     assert result.exit_code == 0
     assert "20.91 B parameters" in result.output
     assert "experts (MXFP4, as stored)" in result.output
-    assert "tokens of KV that fit 74.1 GiB" in result.output
+    assert "tokens of KV that fit 73.6 GiB" in result.output
 
 
 def test_gpu_memory_is_a_share_or_bytes() -> None:

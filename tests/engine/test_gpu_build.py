@@ -18,6 +18,7 @@ from mosso.engine.build import build_loop
 from mosso.engine.gpu_memory import DeviceMemory, bound_bytes
 from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
+from mosso.kernels.gpu.launch import CHIPS
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TWINS
 from mosso.model.gpu_plan import CONTEXT_BYTES, WORKSPACE_SLACK, graphs_bytes, logits_bytes
@@ -151,3 +152,23 @@ def test_sizes_are_those_for_what_may_be_taken_of_the_device(model, monkeypatch,
     with pytest.raises(AttributeError):  # there is no engine
         build_loop(EngineSettings(model), queue.SimpleQueue(), lambda _: None)
     assert [settings.rows for settings in built] == [rows]
+
+
+@pytest.mark.parametrize("arch", CHIPS)
+def test_float8_is_refused_on_chips_whose_kernels_have_none(model, pretended, monkeypatch, arch):
+    """Before anything is loaded: for sm_80 and sm_86 they do not compile."""
+
+    def load(*_):
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(gpu_build, "chip", lambda device: CHIPS[arch])
+    monkeypatch.setattr(gpu_build, "_load", load)
+    _, settings = build(model, kv_dtype="float8")
+    old = arch in ("sm_80", "sm_86")
+    said = rf"--kv-dtype float8 needs a GPU of sm_89 or newer; this one is {arch}" if old else None
+    with (
+        open_checkpoint(model) as checkpoint,
+        pytest.raises(UsageError if old else InterruptedError, match=said),
+    ):
+        gpu_build.build_gpu_engine(checkpoint, settings, lambda _: None)

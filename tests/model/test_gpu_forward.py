@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from dataclasses import fields, replace
 from itertools import accumulate
 
 import pytest
@@ -142,6 +143,15 @@ def tokens():
 def expected(source, tokens):
     plain = load_weights(source, dtype=torch.float32, experts="expanded")
     return [logits(plain, CONFIG, row) for row in tokens]
+
+
+def test_a_twin_is_called_as_its_kernel_is():
+    kernels = [field.name for field in fields(GpuOperations) if callable(getattr(TRITON, field.name))]
+    kernels.remove("linear")  # torch's own
+    for name in kernels:
+        kernel, twin = getattr(TRITON, name), getattr(TWINS, name)
+        assert kernel is not twin, name
+        assert inspect.signature(kernel) == inspect.signature(twin), name
 
 
 SCHEDULES = {

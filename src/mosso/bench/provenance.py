@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -27,8 +28,17 @@ def provenance() -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "python": platform.python_version(),
-        "command": shlex.join(["mosso", *sys.argv[1:]]),
+        "command": shlex.join(["mosso", *_without_key(sys.argv[1:])]),
     }
+
+
+def _without_key(arguments: list[str]) -> list[str]:
+    """The value of --api-key is nobody's to read next month."""
+    hidden = [re.sub(r"^(--api-key=).*", r"\1...", argument, flags=re.DOTALL) for argument in arguments]
+    for place, argument in enumerate(arguments[:-1]):
+        if argument == "--api-key":
+            hidden[place + 1] = "..."
+    return hidden
 
 
 def _version(package: str) -> str | None:

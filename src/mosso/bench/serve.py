@@ -92,24 +92,26 @@ class Answer(asyncio.Protocol):
             self.over.set_exception(exc)
 
 
-def measure(url: str, model: str, load: Load) -> dict[str, Any]:
+def measure(url: str, model: str, load: Load, api_key: str | None = None) -> dict[str, Any]:
     """Put `load` on the server whose API is at `url` (it ends in /v1), from a process of its own.
 
     The server may live in this one, and must not share its interpreter with those who load it.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_measured, url, model, load).result()
+        return pool.submit(_measured, url, model, load, api_key).result()
 
 
-def _measured(url: str, model: str, load: Load) -> dict[str, Any]:
-    return asyncio.run(measure_here(url, model, load))
+def _measured(url: str, model: str, load: Load, api_key: str | None) -> dict[str, Any]:
+    return asyncio.run(measure_here(url, model, load, api_key=api_key))
 
 
-async def measure_here(url: str, model: str, load: Load, seed: int = 0) -> dict[str, Any]:
+async def measure_here(
+    url: str, model: str, load: Load, seed: int = 0, api_key: str | None = None
+) -> dict[str, Any]:
     """As `measure`, in this process."""
     rng = random.Random(seed)
     target = urlsplit(f"{url}/{'completions' if load.completions else 'chat/completions'}")
-    calls = [http_call(target, body_of(rng, model, load)) for _ in range(load.requests)]
+    calls = [http_call(target, body_of(rng, model, load), api_key) for _ in range(load.requests)]
     start = time.perf_counter()
     if load.rate is None:
         answers = await _users(target, calls, load.users)
@@ -173,7 +175,7 @@ def body_of(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
     }
 
 
-def http_call(target: SplitResult, body: dict[str, Any]) -> bytes:
+def http_call(target: SplitResult, body: dict[str, Any], api_key: str | None = None) -> bytes:
     content = json.dumps(body).encode()
     head = (
         f"POST {target.path} HTTP/1.1",
@@ -182,6 +184,7 @@ def http_call(target: SplitResult, body: dict[str, Any]) -> bytes:
         "Accept: text/event-stream",
         f"Content-Length: {len(content)}",
         "Connection: close",
+        *((f"Authorization: Bearer {api_key}",) if api_key else ()),
     )
     return "\r\n".join((*head, "", "")).encode() + content
 

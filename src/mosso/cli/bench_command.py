@@ -115,6 +115,8 @@ async def _soak(
     "--ignore-eos", is_flag=True, help="Every answer has all --output tokens (mosso and vLLM know how)."
 )
 @click.option("--completions", is_flag=True, help="Text completions, not chats: for random weights.")
+@click.option("--api-key", envvar="OPENAI_API_KEY", help="For a URL that asks for one.")
+@click.option("--name", help="Which of a server's models; default: its first.")
 @engine_options
 def serve(
     model: str,
@@ -125,6 +127,8 @@ def serve(
     output: int,
     ignore_eos: bool,
     completions: bool,
+    api_key: str | None,
+    name: str | None,
     **engine: Any,
 ) -> None:
     """A server over HTTP (any OpenAI-compatible URL, or MODEL served here): latency and throughput."""
@@ -133,8 +137,8 @@ def serve(
     from mosso.cli.chat_command import connected
 
     load = Load(users, requests, prompt_tokens, output, rate, full=ignore_eos, completions=completions)
-    with connected(model, engine=engine) as client:
-        found = measure(client.url, client.first_model(), load)
+    with connected(model, api_key, engine) as client:
+        found = measure(client.url, name or client.first_model(), load, api_key)
     who = f"{users} users" if rate is None else f"{rate:g} requests/s"
     click.echo(f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed")
     for what in ("first_token_ms", "per_token_ms", "between_events_ms"):

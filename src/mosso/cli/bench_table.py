@@ -1,4 +1,4 @@
-"""`mosso bench table`: every bar of a model in one run."""
+"""`mosso bench table`: decode, prefill and KV tokens of a model beside their bars, in one run."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _BRIEF = (
 )  # fmt: skip
 _MORE = (
     click.option("--dtype", type=_choice(Dtype), help="Default: auto, float32 on the CPU, bfloat16 on CUDA."),
-    click.option("--kv-dtype", type=_choice(KVDtype), help="Of keys and values; float8: CUDA only."),
+    click.option("--kv-dtype", type=_choice(KVDtype), help="Of keys and values; float8: GPUs from sm_89 on."),
     click.option(
         "--experts", type=_choice(Experts),
         help="MXFP4 as stored, or expanded to --dtype; auto: as stored wherever a kernel reads it.",

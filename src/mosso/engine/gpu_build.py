@@ -21,6 +21,7 @@ from mosso.engine.gpu_table import GpuTable
 from mosso.engine.memory import KVBudget, kv_budget, kv_page_bytes
 from mosso.engine.messages import Emit, Progress
 from mosso.engine.settings import MIB, EngineSettings
+from mosso.kernels.gpu.launch import FLOAT8, Chip, chip
 from mosso.model.gpu_forward import GpuModel, forward
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, deterministic
@@ -49,11 +50,18 @@ class GpuEngine:
 def build_gpu_engine(
     checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer | None = None
 ) -> GpuEngine:
-    """Load the model. `settings` are resolved. Raises UsageError where the device is too small."""
+    """Load the model. `settings` are resolved. Raises UsageError where the device is too small or too old."""
     device = torch.device("cuda", torch.cuda.current_device())
+    require_kv_type(settings.kv_dtype_name, chip(device))
     memory = DeviceMemory.open(device, settings.gpu_memory)
     weights, compiled = _load(checkpoint, settings, memory, emit)
     return _Builder(checkpoint.config, settings, device, memory, weights, constrainer).build(emit, compiled)
+
+
+def require_kv_type(kv_dtype: str, chip: Chip) -> None:
+    """Raises UsageError where the chip has no such keys and values."""
+    if kv_dtype == "float8" and chip.capability < FLOAT8:
+        raise UsageError(f"--kv-dtype float8 needs a GPU of sm_89 or newer; this one is {chip.arch}")
 
 
 def _load(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,6 +20,27 @@ def device() -> torch.device:
 def dtype(device: torch.device) -> torch.dtype:
     """What the kernels compute in. The interpreter's product of bfloat16 is wrong; float16's is right."""
     return torch.bfloat16 if device.type == "cuda" else torch.float16
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch)
+
+
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on what is allocated is full of NaN or absurd, so what no kernel writes is noticed."""
+
+    def full(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def filled(*args: Any, **options: Any) -> torch.Tensor:
+            made = allocate(*args, **options)
+            if made.is_floating_point():
+                return made.fill_(float("nan"))
+            return made.fill_(-77) if made.dtype.is_signed else made
+
+        return filled
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, full(getattr(torch, name)))
 
 
 def close(got: torch.Tensor, want: torch.Tensor, *, worst: float, rms: float) -> None:

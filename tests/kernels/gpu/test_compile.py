@@ -107,24 +107,45 @@ def kernels() -> set[str]:
     return {name for file in files for name in re.findall(r"^def (_\w+_kernel)\(", file.read_text(), re.M)}
 
 
-@pytest.mark.parametrize("arch", CHIPS)
-def test_every_kernel_fits(arch: str, tmp_path: Path) -> None:
-    folder = folder_of(GPT_OSS_20B, tmp_path)
-    *lines, summary = run("-m", "mosso.engine.gpu_compile", folder, "--arch", arch, "--resources")
+def fitting(arch: str, config: ModelConfig, folder: Path, *flags: str, **environment: str) -> set[str]:
+    """Compiles what an engine of `config` launches; names of the kernels, each of which the chip holds."""
+    command = ("-m", "mosso.engine.gpu_compile", folder_of(config, folder), "--arch", arch, "--resources")
+    *lines, summary = run(*command, *flags, **environment)
     assert (summary["arch"], summary["kernels"]) == (arch, len(lines))
-    assert kernels() <= {line["kernel"] for line in lines}
-    assert CHIPS[arch].shared_memory == SHARED_MEMORY[arch]
     too_large = [line for line in lines if line["shared_memory"] > SHARED_MEMORY[arch]]
     assert not too_large
     spilling = [line for line in lines if line["stack"] > (HOPPER_STACK if arch == "sm_90" else STACK)]
     assert not spilling
+    return {line["kernel"] for line in lines}
+
+
+@pytest.mark.parametrize("arch", CHIPS)
+def test_every_kernel_fits(arch: str, tmp_path: Path) -> None:
+    assert CHIPS[arch].shared_memory == SHARED_MEMORY[arch]
+    assert kernels() <= fitting(arch, GPT_OSS_20B, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arch", "config", "flags"),
+    [
+        ("sm_86", GPT_OSS_120B, ()),
+        ("sm_89", GPT_OSS_20B, ("--kv-dtype=float8_e4m3fn",)),
+        ("sm_86", GPT_OSS_20B, ("--deterministic",)),
+    ],
+    ids=["120b", "float8", "deterministic"],
+)
+def test_other_choices_fit_the_smallest_chip_too(
+    arch: str, config: ModelConfig, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The smallest that runs them: what is chosen for larger ones has more room there. Of 120b also Hopper's,
+    below."""
+    assert len(fitting(arch, config, tmp_path, *flags)) > 10
 
 
 def test_no_product_loses_its_weights_while_it_runs(tmp_path: Path) -> None:
     """On Hopper: by the PTX of every kernel, of both models' tiles."""
-    command = ("-m", "mosso.engine.gpu_compile", "--arch", "sm_90", "--resources")
     for config in (GPT_OSS_20B, GPT_OSS_120B):
-        run(*command, folder_of(config, tmp_path), TRITON_CACHE_DIR=str(tmp_path))
+        fitting("sm_90", config, tmp_path, TRITON_CACHE_DIR=str(tmp_path))
     texts = {str(file): file.read_text() for file in tmp_path.rglob("*.ptx")}
     assert sum("wgmma.mma_async" in text for text in texts.values()) > 10
     assert [name for name, text in texts.items() if overwritten_weights(text)] == []

@@ -21,8 +21,8 @@ from mosso.kernels.gpu.moe_hopper import TUNINGS, Tuning
 from mosso.kernels.gpu.mxfp4_layout import packed_shapes
 from mosso.kernels.gpu.router import Routing
 
-from .conftest import close
-from .test_moe import LIMIT, poison, routing, stored
+from .conftest import close, poison
+from .test_moe import LIMIT, routing, stored
 
 HOPPER, SIZE, TOP = CHIPS["sm_90"], 2880, 4
 CUDA = torch.device("cuda")
@@ -30,6 +30,11 @@ on_hopper = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() != launch.HOPPER,
     reason="no Hopper GPU",
 )
+
+
+@pytest.fixture
+def poisoned() -> None:
+    """Not all that is allocated: to fill it would part kernels that are to overlap."""
 
 
 # ---- on the GPU

@@ -11,8 +11,6 @@ from mosso.kernels import noise
 from mosso.kernels.gpu import sampling as gpu
 from mosso.kernels.sampling import restrict, truncate
 
-from .test_head import poison  # noqa: F401
-
 
 @pytest.fixture(autouse=True)
 def small_blocks(device, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from mosso.bench.floor import rates_here
 from mosso.bench.kernels.case import Case
 from mosso.kernels.gpu.head import Config, RowConfig, TileConfig, head, head_sample
-from mosso.kernels.gpu.sampling import logprobs, sample_truncated
+from mosso.kernels.gpu.sampling import logprobs, restrict, sample_truncated
 
 BANDWIDTH = rates_here().bandwidth  # bytes read in a second
 ARITHMETIC = rates_here().operations or inf  # of bfloat16 products in a second
@@ -103,6 +103,15 @@ def logprobs_case(rows: int, top: int) -> Case:
     )
 
 
+def restrict_case(rows: int) -> Case:
+    """Masks that forbid every other token: no sector of the logits is left out."""
+    logits = torch.randn(rows, VOCAB_SIZE, device="cuda")
+    at = torch.arange(rows, device="cuda", dtype=torch.int32)
+    masks = torch.full((rows, -(-VOCAB_SIZE // 32)), 0x55555555, device="cuda", dtype=torch.int32)
+    size = rows * VOCAB_SIZE * 4 + masks.numel() * 4
+    return Case(f"restrict S={rows}", size / BANDWIDTH, lambda: restrict(logits, at, masks))
+
+
 def cases() -> Iterator[Case]:
     w = weights()
     for rows in (1, 2, 8, 32, 64, 128, 256, 512):
@@ -115,6 +124,8 @@ def cases() -> Iterator[Case]:
         yield truncated_case(rows, setting)
     for top, rows in product((0, 20), (1, 64, 256)):
         yield logprobs_case(rows, top)
+    for rows in (1, 64):
+        yield restrict_case(rows)
 
 
 def sweep() -> Iterator[Case]:

@@ -155,7 +155,9 @@ def decode_attention_twin(
     window: int | None,
     *,
     splits: int | None = None,
+    config: DecodeTiling | None = None,
 ) -> torch.Tensor:
+    """What decode_attention computes; `splits` and `config` change nothing."""
     starts = torch.arange(q.shape[0] + 1)
     tables, entries = pages[rows.long()], pool.to(q.dtype)
     mixed = paged_attention(q.float(), entries, tables, sinks, starts, positions + 1, window)
@@ -212,7 +214,9 @@ def prefill_attention_twin(
     *,
     max_query: int,
     deterministic: bool = False,
+    config: PrefillTiling | None = None,
 ) -> torch.Tensor:
+    """What prefill_attention computes; `max_query`, `deterministic` and `config` change nothing."""
     tables, entries = pages[span_rows.long()], pool.to(q.dtype)
     mixed = paged_attention(q.float(), entries, tables, sinks, query_starts, context_lens, window)
     return mixed.to(q.dtype)

@@ -79,7 +79,10 @@ def head(
     return logits
 
 
-def head_twin(h: torch.Tensor, weight: torch.Tensor, *, norm: Norm | None = None) -> torch.Tensor:
+def head_twin(
+    h: torch.Tensor, weight: torch.Tensor, *, norm: Norm | None = None, config: Config | None = None
+) -> torch.Tensor:
+    """What head computes; `config` changes nothing."""
     x = h if norm is None else rms_norm_rows(h, *norm)
     return F.linear(x.to(weight.dtype).float(), weight.float())
 
@@ -115,7 +118,9 @@ def head_sample_twin(
     *,
     norm: Norm | None = None,
     write: Write | None = None,
+    config: Config | None = None,
 ) -> torch.Tensor:
+    """What head_sample computes; `config` changes nothing."""
     logits = head_twin(h, weight, norm=norm)
     greedy = temperature == 0
     scaled = logits / torch.where(greedy, 1.0, temperature)[:, None]

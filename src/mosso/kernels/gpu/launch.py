@@ -16,6 +16,7 @@ import triton
 from mosso.core.errors import UsageError
 
 HOPPER = (9, 0)
+FLOAT8 = (8, 9)  # the first whose conversions Triton knows
 
 
 @dataclass(frozen=True, slots=True)
