@@ -57,6 +57,11 @@ def test_leaked_control_tokens_are_found():
     assert not report.passed
 
 
+def test_a_server_that_asks_for_a_key_is_not_examined_without():
+    with pytest.raises(UsageError, match=r"asks for a key \(401\): give one that it takes with --api-key"):
+        examined(lambda method, path, body: (401, "application/json", b'{"error": {"message": "no"}}'))
+
+
 def test_a_server_without_errors_passes_no_case_of_errors():
     report = examined(leaking, ["errors"])
     passed = [result.name for result in report.results if result.outcome is Outcome.PASSED]

@@ -95,8 +95,10 @@ async def examine(
 async def first_model(server: Server) -> str:
     """The server's first model; its list may be as broken as anything, and then any name must do."""
     try:
-        listed = (await server.get("/v1/models")).body
-        return str(listed["data"][0]["id"])
+        listed = await server.get("/v1/models")
+        if listed.status == 401:
+            raise UsageError(f"{server.root} asks for a key (401): give one that it takes with --api-key")
+        return str(listed.body["data"][0]["id"])
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise UsageError(f"{server.root} is not an address: {error}") from error
     except httpx.ConnectError as error:
