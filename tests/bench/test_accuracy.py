@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from mosso.bench import accuracy
 from mosso.bench.accuracy import Error, GpuRows, reference
 from mosso.checkpoint import open_checkpoint
 from mosso.checkpoint.random_weights import write_random
+from mosso.cli import bench_accuracy
 from mosso.cli.bench_accuracy import failures, line
 from mosso.cli.main import main
 from mosso.core.config import ModelConfig
@@ -82,6 +85,7 @@ def test_rows_of_the_gpu_path_agree_with_the_reference_however_they_are_computed
 
 
 def run(model: Path, monkeypatch: pytest.MonkeyPatch, *rows: dict[str, object]):
+    monkeypatch.setattr(bench_accuracy, "has_cuda", lambda: True)
     monkeypatch.setattr(accuracy, "measure", lambda folder, lengths: iter(rows))
     return CliRunner().invoke(main, ["bench", "accuracy", str(model), "--length", "8"])
 
@@ -127,7 +131,10 @@ def test_what_has_no_column_is_named() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what there is without a GPU")
-def test_without_a_gpu_it_says_so(model) -> None:
-    result = CliRunner().invoke(main, ["bench", "accuracy", str(model)])
-    assert result.exit_code == 1
-    assert "no CUDA device" in result.stderr
+def test_without_a_gpu_it_says_so_and_needs_no_triton(model) -> None:
+    code = "import sys; sys.modules['triton'] = None; from mosso.cli import main; main()"
+    command = [sys.executable, "-c", code, "bench", "accuracy", str(model)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "bench accuracy compares with the GPU path: this machine has no CUDA device" in result.stderr
+    assert not result.stdout

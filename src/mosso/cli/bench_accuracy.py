@@ -40,13 +40,17 @@ def command(model: str, length: tuple[int, ...] | None, transformers: Path | Non
     and values. The weights lie in memory three times, so a model of a few layers (mosso random --layers 4)
     serves as well as a whole one.
     """
-    from mosso.bench.accuracy import LENGTHS, against_transformers, measure
-    from mosso.bench.provenance import provenance
     from mosso.checkpoint.models import find_model
+
+    folder = find_model(model).folder
+    if not has_cuda():
+        raise UsageError("bench accuracy compares with the GPU path: this machine has no CUDA device")
+    from mosso.bench.accuracy import LENGTHS, against_transformers, measure  # imports Triton
+    from mosso.bench.provenance import provenance
 
     click.echo(f"{'':{WIDTH}s}" + "".join(f"{title:>12s}" for _, title, _ in COLUMNS))
     rows = []
-    for row in measure(find_model(model).folder, length or LENGTHS):
+    for row in measure(folder, length or LENGTHS):
         rows.append(row)
         click.echo(line(row))
     if transformers is not None:
@@ -56,6 +60,12 @@ def command(model: str, length: tuple[int, ...] | None, transformers: Path | Non
     outside = failures(rows)
     if outside:
         raise UsageError(f"{len(outside)} of {len(rows)} fail, the first: {outside[0]}")
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def line(row: Mapping[str, Any]) -> str:
