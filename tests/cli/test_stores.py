@@ -26,6 +26,16 @@ def state(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
+async def test_what_is_stored_can_be_read_by_its_owner_only(tmp_path):
+    path = tmp_path / "open to all" / "store.sqlite"
+    path.parent.mkdir(mode=0o755)
+    with open_store(path, 8000) as (store, _), open_batches(path, 8000):
+        await store.put(RECORD)
+        files = [file for file in path.parent.iterdir() if file.suffix != ".lock"]
+        assert len(files) == 7, "two databases, each with two files beside it, and a key"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
 async def test_a_port_has_a_file_of_its_own():
     with open_store(None, 8000) as (store, sealer):
         await store.put(RECORD)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,19 +22,23 @@ class Database:
 
     What was committed survives this process's death at any moment. Without a path the data is private to this
     object and ends with it: in MEMORY, or where it may be too much for that in a file that has no name,
-    NAMELESS. `what` it keeps is named in its errors.
+    NAMELESS. A file that is made here can be read by its owner only; SQLite gives those beside it the same
+    rights. `what` it keeps is named in its errors.
     """
 
     def __init__(self, path: Path | str, schema: str, what: str) -> None:
         self._what = what
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"store of {what}")
         try:
+            if path not in (MEMORY, NAMELESS):
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             self.connection = sqlite3.connect(path, check_same_thread=False)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self.connection.execute("PRAGMA foreign_keys = ON")
             self.connection.executescript(schema)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: {error}") from None
 
     def close(self) -> None:
