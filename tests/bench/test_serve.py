@@ -85,6 +85,19 @@ async def answered(reply: bytes, load: Load) -> tuple[dict, list[bytes]]:
 
 ONE = Load(users=1, requests=1, words=5, output=9)
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+STRANGE = (
+    b"[1, 2]",
+    b"null",
+    b"[" * 100_000,
+    b'{"choices": 3}',
+    b'{"choices": [3]}',
+    b'{"choices": [{"delta": "x"}]}',
+    b'{"usage": 7}',
+    b'{"usage": {"prompt_tokens": 1}}',
+    b'{"usage": {"prompt_tokens": 1, "completion_tokens": null}}',
+    b'{"usage": {"prompt_tokens": 1, "completion_tokens": 1e999}}',
+)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +108,9 @@ OK = b"HTTP/1.1 200 OK\r\n\r\n"
         (OK + b'data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n', "out of memory"),
         (OK + b"data: {not json\n\n", "not JSON"),
         (b"", "closed the connection"),
+        *((OK + b"data: " + data + b"\n\ndata: [DONE]\n\n", "no answer") for data in STRANGE),
+        (CHUNKED + b"zz\r\nfoo", "no answer"),
+        (CHUNKED + b"-5\r\nfoo", "a chunk of -5 bytes"),
     ],
 )
 async def test_a_failure_is_counted_and_named(reply, said) -> None:
