@@ -20,6 +20,8 @@ from statistics import quantiles
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from mosso.core.parent import end_with_parent
+
 WORDS = (
     "time",
     "year",
@@ -97,7 +99,7 @@ def measure(url: str, model: str, load: Load) -> dict[str, Any]:
 
     The server may live in this one, and must not share its interpreter with those who load it.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         return pool.submit(_measured, url, model, load).result()
 
 
