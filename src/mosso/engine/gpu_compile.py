@@ -11,9 +11,11 @@ says what it did. From then on a thread of the engine loads what the list says.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -49,7 +51,8 @@ def start_compiling(folder: Path, **options: str | int | bool) -> Compilation:
         for name, value in options.items()
         if value is not False
     ]
-    command = [sys.executable, "-m", __name__, str(folder), f"--list={made}", *flags]
+    own = (f"--list={made}", f"--parent={os.getpid()}")
+    command = [sys.executable, "-m", __name__, str(folder), *own, *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
     def wait() -> str:
@@ -132,7 +135,21 @@ def main() -> None:
     parser.add_argument(
         "--resources", action="store_true", help="print what each kernel takes, and keep its PTX too"
     )
-    print(json.dumps(_compile(parser.parse_args())))
+    parser.add_argument("--parent", type=int, help="the process that started this one, which ends with it")
+    options = parser.parse_args()
+    if options.parent is not None:
+        _end_with(options.parent)
+    print(json.dumps(_compile(options)))
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+    """Linux kills this process when the thread that started it ends, as one does that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        sys.exit("the process that wanted the kernels has ended")
 
 
 def _compile(options: argparse.Namespace) -> dict[str, object]:
