@@ -27,6 +27,8 @@ STRANGE = "does not answer as an OpenAI-compatible server does"
         (200, HTML, b"<html>", STRANGE),
         (200, JSON, b"[]", STRANGE),
         (200, JSON, b'{"data": [3]}', STRANGE),
+        (200, JSON, b"[" * 100_000, STRANGE),
+        (500, JSON, b"[" * 100_000, "answers 500"),
         (200, JSON, b'{"data": []}', "serves no model"),
         (302, HTML, b"", "answers 302"),
     ],
@@ -47,6 +49,7 @@ def test_a_list_of_models_that_is_none(run, status, kind, body, said, tmp_path) 
         (SSE, b"data: [DONE]\n\n", STRANGE),
         (SSE, b"data: {\n\n", STRANGE),
         (SSE, b"data: []\n\n", STRANGE),
+        (SSE, b"data: " + b"[" * 100_000 + b"\n\n", STRANGE),
         (SSE, b'data: {"choices": [3]}\n\n', STRANGE),
         (SSE, b'data: {"error": "out of order"}\n\n', "the server says: out of order"),
     ],
@@ -91,8 +94,9 @@ def test_a_retry_after_that_is_no_number_of_seconds(said) -> None:
     assert _pause(httpx.Response(503, headers={"retry-after": "7"})) == 7
 
 
-def test_an_address_that_is_none(run) -> None:
-    result = run("chat", "http://[::1")
+@pytest.mark.parametrize("url", ["http://[::1", f"http://{'a' * 64}.example", "http://a..b"])
+def test_an_address_that_is_none(run, url) -> None:
+    result = run("chat", url)
     assert result.exit_code == 1
     assert "is not an address" in result.output
 
