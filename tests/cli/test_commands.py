@@ -36,7 +36,7 @@ def test_gpu_memory_is_a_share_or_bytes() -> None:
     assert read("0.93") == 0.93
     assert read("16GiB") == read("16g") == 16 << 30
     assert read("1.5 GiB".replace(" ", "")) == 3 << 29
-    for wrong in ("0", "-1", "lots", "16X", "93", "12K"):
+    for wrong in ("0", "-1", "lots", "16X", "93", "12K", "9" * 400, f"{'9' * 30}T"):
         with pytest.raises(click.BadParameter):
             read(wrong)
 
@@ -85,6 +85,7 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
         (("serve", "nowhere"), "no model 'nowhere'"),
         (("chat", "127.0.0.1:8000"), "did you mean http://127.0.0.1:8000?"),
         (("plan", "20b", "--memory", "0"), "--memory"),
+        (("plan", "20b", "--memory", "1e305"), "--memory"),
         (("serve", "openai/gpt-oss-20b"), "mosso pull openai/gpt-oss-20b"),
         (("serve", "model.gguf"), "GGUF"),
         (("serve", "demo", "--port", "0", "--page-size", "17"), "--page-size"),
