@@ -11,6 +11,7 @@ says what it did. From then on a thread of the engine loads what the list says.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -18,11 +19,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from mosso.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,13 @@ def start_compiling(folder: Path, **options: str | int | bool) -> Compilation:
     """Begin to make ready what an engine on this process's device may launch; options: see `main`.
 
     start_compiling(folder, max_rows=256, max_tokens=8192, kv_dtype="float8_e4m3fn", deterministic=True)
+
+    Raises UsageError where kernels are to be compiled and cannot be kept: Triton launches none then.
     """
     made = _list_for(folder, options)
     if made.is_file():
         return _start_loading(made)
+    _require_writable(made.parent)
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, value in options.items()
@@ -88,8 +95,9 @@ def _start_loading(made: Path) -> Compilation:
         except (
             Exception
         ) as error:  # another Triton's list, a file that is gone: launches compile what they miss
-            made.unlink(missing_ok=True)
             said.append(f"kernels: could not be loaded ahead: {error}")
+            with contextlib.suppress(OSError):  # a folder that is only to be read
+                made.unlink(missing_ok=True)
 
     thread = threading.Thread(target=load, name="kernels", daemon=True)
     thread.start()
@@ -99,6 +107,16 @@ def _start_loading(made: Path) -> Compilation:
         return said[0]
 
     return Compilation(wait, lambda: None)
+
+
+def _require_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        why = f"compiled kernels cannot be kept in {cache}: {error.strerror}"
+        raise UsageError(f"{why}; TRITON_CACHE_DIR names another folder") from error
 
 
 def _list_for(folder: Path, options: dict[str, str | int | bool]) -> Path:

@@ -23,7 +23,10 @@ from processes import session_of
 
 from mosso.checkpoint.config import config_json
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
+from mosso.core.errors import UsageError
+from mosso.engine import gpu_compile
 from mosso.kernels import gpu
+from mosso.kernels.gpu import compile  # noqa: A004 - a module's name
 from mosso.kernels.gpu.compile import tell_of_late_compilation
 from mosso.kernels.gpu.cuda_program import compiler
 from mosso.kernels.gpu.launch import CHIPS
@@ -192,6 +195,25 @@ def test_nothing_compiles_on_for_an_engine_that_was_killed(tmp_path: Path) -> No
     finally:
         for pid in session_of(engine.pid):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_a_list_that_is_none_in_a_folder_that_is_only_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(compile, "tell_of_late_compilation", lambda: None)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (tmp_path / "list.json").write_text("half of a li")
+    assert "could not be loaded ahead" in gpu_compile._start_loading(tmp_path / "list.json").wait()
+
+
+def test_a_folder_that_can_keep_no_kernels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "triton"))
+    with pytest.raises(UsageError, match=r"cannot be kept in .*TRITON_CACHE_DIR names another folder"):
+        gpu_compile.start_compiling(Path(folder_of(SMALL, tmp_path)), arch="sm_90")
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
