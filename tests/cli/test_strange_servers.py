@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -86,6 +87,15 @@ def test_generate_keeps_an_answer_of_several_lines(run, tmp_path) -> None:
     with answering(lambda method, *_: (200, JSON, MODELS if method == "GET" else answer)) as url:
         assert run("generate", source, target, "--model", url).exit_code == 0
     assert json.loads(target.read_text())["response"]["body"] == {"choices": []}
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no folder that nobody can write to")
+def test_generate_names_a_folder_that_cannot_be_written(run, tmp_path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
+    with answering(lambda *_: (200, JSON, MODELS)) as url:
+        result = run("generate", tmp_path / "in.jsonl", "/proc/out.jsonl", "--model", url)
+    assert result.exit_code == 1
+    assert "cannot write /proc/out.jsonl" in result.output
 
 
 @pytest.mark.parametrize("said", ["Sat, 28 Nov 2026 23:12:38 GMT", "nan", "inf", "-1", "soon"])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
+from mosso.cli.targets import TargetFile
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Plan:
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Take the median of.")
 @click.option("--inline", is_flag=True, help="The engine in this process: its loop without a socket.")
 @click.option(
-    "--profile", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    "--profile", type=TargetFile(),
     help="Write a trace of 20 decode steps of the last shape to this file (JSON); implies --inline.",
 )  # fmt: skip
 @click.option(
