@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 pytest.importorskip("triton", reason="Triton has no build for this system")
 
 from mosso.checkpoint import open_checkpoint
+from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine import gpu_build
 from mosso.engine.gpu_memory import DeviceMemory, bound_bytes
@@ -138,3 +141,21 @@ def test_too_little_for_pages_is_said(model, pretended):
     builder, _ = build(model, gpu_memory=float(LOADED + CONTEXT_BYTES + (100 << 20)))
     with pytest.raises(UsageError, match=r"--gpu-memory leaves too little"):
         builder.build(lambda _: None, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_experts": 6, "experts_per_token": 2}, "experts to be a power of two, not 6"),
+        ({"head_dim": 48}, "attention head to be a power of two from 16 to 256, not 48"),
+        ({"head_dim": 8}, "from 16 to 256, not 8"),
+        ({"num_heads": 6, "num_kv_heads": 2}, "key/value head to be a power of two from 1 to 64, not 3"),
+        ({"num_heads": 128, "num_kv_heads": 1}, "from 1 to 64, not 128"),
+    ],
+)
+def test_a_shape_that_no_kernel_has_is_refused_before_anything_is_loaded(change, said):
+    for config in (GPT_OSS_20B, GPT_OSS_120B):
+        gpu_build.require_shape(config)
+    checkpoint = SimpleNamespace(config=replace(GPT_OSS_20B, **change))
+    with pytest.raises(UsageError, match=said):
+        gpu_build.build_gpu_engine(checkpoint, None, lambda _: None)
