@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from pathlib import Path
@@ -123,6 +124,21 @@ async def test_what_the_engine_here_refuses_is_raised(settings) -> None:
         await engine.drive(tuple(make_requests(CONFIG, Shape(1, 400, 2))))
 
 
+async def test_what_the_engine_here_cut_short_is_no_measurement(settings) -> None:
+    engine = InlineEngine(settings)
+    with pytest.raises(EngineError, match="ended after 56 of 100 tokens"):
+        await engine.drive(tuple(make_requests(CONFIG, Shape(1, 200, 100))))
+
+
+async def test_the_engine_here_can_be_interrupted(settings) -> None:
+    engine = InlineEngine(settings)
+    drive = asyncio.create_task(engine.drive(tuple(make_requests(CONFIG, Shape(1, 8, 200)))))
+    await asyncio.sleep(0)
+    drive.cancel()  # as asyncio does at a Ctrl-C
+    with pytest.raises(asyncio.CancelledError):
+        await drive
+
+
 @pytest.mark.parametrize(("name", "opened"), [("trace.json", open), ("trace.json.gz", gzip.open)])
 def test_a_profile_is_a_trace_of_the_steps_asked_for(settings, tmp_path, name, opened) -> None:
     engine = InlineEngine(settings)
@@ -183,8 +199,11 @@ def test_the_command_prints_floors_rows_and_one_json_line(model, inline, monkeyp
         assert row["share"] == pytest.approx(row["floor"] / row["step"])
 
 
-def test_a_shape_without_a_figure_leaves_those_of_the_others(model) -> None:
-    result = bench(model, "--batch", "1", "--prompt", 8, "--output", "3,12", "--prefill-prompts", 0, *SMALL)
+@pytest.mark.parametrize("output", [3, 249])
+def test_a_shape_without_a_figure_leaves_those_of_the_others(model, output) -> None:
+    """Too short for one, or longer than the context."""
+    shapes = ("--batch", "1", "--prompt", 8, "--output", f"{output},12", "--prefill-prompts", 0)
+    result = bench(model, *shapes, *SMALL)
     found = json.loads(result.stdout.splitlines()[-1])
     assert [row["output"] for row in found["decode"]] == [12]
     assert result.exit_code == 1

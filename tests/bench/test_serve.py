@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from processes import session_of
 
 from mosso.bench.serve import Load, after, dechunked, events, measure_here
 from mosso.cli.main import main
@@ -85,6 +90,19 @@ async def answered(reply: bytes, load: Load, api_key: str | None = None) -> tupl
 
 ONE = Load(users=1, requests=1, words=5, output=9)
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+STRANGE = (
+    b"[1, 2]",
+    b"null",
+    b"[" * 100_000,
+    b'{"choices": 3}',
+    b'{"choices": [3]}',
+    b'{"choices": [{"delta": "x"}]}',
+    b'{"usage": 7}',
+    b'{"usage": {"prompt_tokens": 1}}',
+    b'{"usage": {"prompt_tokens": 1, "completion_tokens": null}}',
+    b'{"usage": {"prompt_tokens": 1, "completion_tokens": 1e999}}',
+)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +113,9 @@ OK = b"HTTP/1.1 200 OK\r\n\r\n"
         (OK + b'data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n', "out of memory"),
         (OK + b"data: {not json\n\n", "not JSON"),
         (b"", "closed the connection"),
+        *((OK + b"data: " + data + b"\n\ndata: [DONE]\n\n", "no answer") for data in STRANGE),
+        (CHUNKED + b"zz\r\nfoo", "no answer"),
+        (CHUNKED + b"-5\r\nfoo", "a chunk of -5 bytes"),
     ],
 )
 async def test_a_failure_is_counted_and_named(reply, said) -> None:
@@ -177,3 +198,30 @@ def test_the_command_ends_in_json(url) -> None:
     result = CliRunner().invoke(main, ["bench", "serve", url, "--rate", "500", "--requests", "5"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.output.splitlines()[-1])["output_tokens"] == 100
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes are counted in /proc")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "serve import Load, measure; load = Load(1, 1, 5, 9)",
+        "overload import Overload, measure; load = Overload()",
+    ],
+)
+def test_the_load_ends_with_the_command_that_was_killed(call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        silent.settimeout(120)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        code = f"from mosso.bench.{call}\nif __name__ == '__main__': measure({url!r}, 'm', load)"
+        command = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        try:
+            with silent.accept()[0]:
+                command.kill()
+                command.wait()
+                end = time.monotonic() + 60
+                while left := session_of(command.pid):
+                    assert time.monotonic() < end, f"{left} are left"
+                    time.sleep(0.05)
+        finally:
+            for pid in session_of(command.pid):
+                os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from functools import partial
 
@@ -36,7 +37,7 @@ def test_gpu_memory_is_a_share_or_bytes() -> None:
     assert read("0.93") == 0.93
     assert read("16GiB") == read("16g") == 16 << 30
     assert read("1.5 GiB".replace(" ", "")) == 3 << 29
-    for wrong in ("0", "-1", "lots", "16X", "93", "12K"):
+    for wrong in ("0", "-1", "lots", "16X", "93", "12K", "9" * 400, f"{'9' * 30}T"):
         with pytest.raises(click.BadParameter):
             read(wrong)
 
@@ -112,6 +113,7 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
         (("serve", "nowhere"), "no model 'nowhere'"),
         (("chat", "127.0.0.1:8000"), "did you mean http://127.0.0.1:8000?"),
         (("plan", "20b", "--memory", "0"), "--memory"),
+        (("plan", "20b", "--memory", "1e305"), "--memory"),
         (("serve", "openai/gpt-oss-20b"), "mosso pull openai/gpt-oss-20b"),
         (("serve", "model.gguf"), "GGUF"),
         (("serve", "demo", "--port", "0", "--page-size", "17"), "--page-size"),
@@ -130,6 +132,10 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
         (("plan", "nowhere"), "no model 'nowhere'"),
         (("chat", "http://127.0.0.1:1"), "no server answers"),
         (("pull", "no such thing"), "no hub id"),
+        (("eval", "--json", "none/report.json"), "there is no folder none"),
+        (("eval", "--failures", "none/wrong.jsonl"), "there is no folder none"),
+        (("bench", "engine", "--output", "100", "--profile", "none/trace.json"), "there is no folder none"),
+        (("bench", "table", "20b", "--out", "none/table.md"), "there is no folder none"),
         (("frobnicate",), "No such command"),
     ],
 )
@@ -138,6 +144,13 @@ def test_a_mistake_gets_one_clear_line(run, arguments, said) -> None:
     assert result.exit_code != 0
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    result = run("eval", "--json", tmp_path / "report.json")
+    assert result.exit_code != 0
+    assert "cannot be written" in result.output
 
 
 def test_a_port_in_use_is_named(run) -> None:

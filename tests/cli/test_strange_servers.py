@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,6 +28,8 @@ STRANGE = "does not answer as an OpenAI-compatible server does"
         (200, HTML, b"<html>", STRANGE),
         (200, JSON, b"[]", STRANGE),
         (200, JSON, b'{"data": [3]}', STRANGE),
+        (200, JSON, b"[" * 100_000, STRANGE),
+        (500, JSON, b"[" * 100_000, "answers 500"),
         (200, JSON, b'{"data": []}', "serves no model"),
         (302, HTML, b"", "answers 302"),
     ],
@@ -47,6 +50,7 @@ def test_a_list_of_models_that_is_none(run, status, kind, body, said, tmp_path) 
         (SSE, b"data: [DONE]\n\n", STRANGE),
         (SSE, b"data: {\n\n", STRANGE),
         (SSE, b"data: []\n\n", STRANGE),
+        (SSE, b"data: " + b"[" * 100_000 + b"\n\n", STRANGE),
         (SSE, b'data: {"choices": [3]}\n\n', STRANGE),
         (SSE, b'data: {"error": "out of order"}\n\n', "the server says: out of order"),
     ],
@@ -85,14 +89,24 @@ def test_generate_keeps_an_answer_of_several_lines(run, tmp_path) -> None:
     assert json.loads(target.read_text())["response"]["body"] == {"choices": []}
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no folder that nobody can write to")
+def test_generate_names_a_folder_that_cannot_be_written(run, tmp_path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "hello"}\n')
+    with answering(lambda *_: (200, JSON, MODELS)) as url:
+        result = run("generate", tmp_path / "in.jsonl", "/proc/out.jsonl", "--model", url)
+    assert result.exit_code == 1
+    assert "cannot write /proc/out.jsonl" in result.output
+
+
 @pytest.mark.parametrize("said", ["Sat, 28 Nov 2026 23:12:38 GMT", "nan", "inf", "-1", "soon"])
 def test_a_retry_after_that_is_no_number_of_seconds(said) -> None:
     assert _pause(httpx.Response(503, headers={"retry-after": said})) == RETRY_SECONDS
     assert _pause(httpx.Response(503, headers={"retry-after": "7"})) == 7
 
 
-def test_an_address_that_is_none(run) -> None:
-    result = run("chat", "http://[::1")
+@pytest.mark.parametrize("url", ["http://[::1", f"http://{'a' * 64}.example", "http://a..b"])
+def test_an_address_that_is_none(run, url) -> None:
+    result = run("chat", url)
     assert result.exit_code == 1
     assert "is not an address" in result.output
 

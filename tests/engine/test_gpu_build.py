@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch
 pytest.importorskip("triton", reason="Triton has no build for this system")
 
 from mosso.checkpoint import open_checkpoint
+from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine import gpu_build
 from mosso.engine.build import build_loop
@@ -172,3 +175,21 @@ def test_float8_is_refused_on_chips_whose_kernels_have_none(model, pretended, mo
         pytest.raises(UsageError if old else InterruptedError, match=said),
     ):
         gpu_build.build_gpu_engine(checkpoint, settings, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_experts": 6, "experts_per_token": 2}, "experts to be a power of two, not 6"),
+        ({"head_dim": 48}, "attention head to be a power of two from 16 to 256, not 48"),
+        ({"head_dim": 8}, "from 16 to 256, not 8"),
+        ({"num_heads": 6, "num_kv_heads": 2}, "key/value head to be a power of two from 1 to 64, not 3"),
+        ({"num_heads": 128, "num_kv_heads": 1}, "from 1 to 64, not 128"),
+    ],
+)
+def test_a_shape_that_no_kernel_has_is_refused_before_anything_is_loaded(change, said):
+    for config in (GPT_OSS_20B, GPT_OSS_120B):
+        gpu_build.require_shape(config)
+    checkpoint = SimpleNamespace(config=replace(GPT_OSS_20B, **change))
+    with pytest.raises(UsageError, match=said):
+        gpu_build.build_gpu_engine(checkpoint, None, lambda _: None)

@@ -329,6 +329,32 @@ def test_a_damaged_library_is_built_again(fresh_build):
     assert damaged.stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda data: data[:5000],
+        lambda data: data[:-1],
+        lambda data: data[:9000] + bytes(20_000) + data[29_000:],
+    ],
+)
+def test_a_library_that_lost_a_part_ends_no_process(fresh_build, harm):
+    """It would be mapped, and the process would be killed where it reads what is not there."""
+    load, folder = fresh_build
+    load()
+    (made,) = folder.iterdir()
+    data = made.read_bytes()
+    made.unlink()  # this process has it mapped
+    made.write_bytes(harm(data))
+    code = """
+import torch
+from mosso.kernels import native
+assert native.unavailable() is None
+native.linear(torch.ones(4, 64), torch.ones(400, 64))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert build._is_whole(made)
+
+
 @pytest.mark.parametrize("cache", ["/proc/no/such/folder", "~", None])
 def test_without_a_place_to_keep_it_a_library_is_built_all_the_same(fresh_build, monkeypatch, cache):
     """An unwritable folder; a user without a home."""

@@ -147,6 +147,11 @@ async def _times(source: TokenSource, request: Request) -> list[float]:
         times.extend([time.perf_counter()] * len(event.tokens))
         if event.finish is FinishReason.ERROR:
             raise EngineError(event.error or "the engine failed a request")
+    check_length(request, times)
+    return times
+
+
+def check_length(request: Request, times: Sequence[float]) -> None:
+    """A request that did not run its length is no measurement of its shape: EngineError."""
     if len(times) != request.sampling.max_tokens:
         raise EngineError(f"{request.id} ended after {len(times)} of {request.sampling.max_tokens} tokens")
-    return times

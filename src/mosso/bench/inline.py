@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import queue
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mosso.bench.engine import Arrivals
+from mosso.bench.engine import Arrivals, check_length
 from mosso.bench.trace import Trace, read_trace
 from mosso.core.errors import EngineError, UsageError
 from mosso.core.requests import FinishReason, Request
@@ -38,7 +39,10 @@ class InlineEngine:
         start = self._submit(requests)
         while self._open:
             self._loop.turn()
+            await asyncio.sleep(0)  # where a Ctrl-C ends it
         self._settle()
+        for request in requests:
+            check_length(request, self._times[request.id])
         return Arrivals(start, [self._times[request.id] for request in requests])
 
     def profile(self, requests: Sequence[Request], file: Path, steps: int = 20) -> Trace:

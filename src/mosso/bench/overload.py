@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 import uvloop
 
 from mosso.bench.serve import Answer, Load, Result, body_of, http_call, percentiles, read_answer, send
+from mosso.core.parent import end_with_parent
 
 AGAIN_SECONDS = 0.2  # after which a refused client of the capacity phase asks again: that must cost little
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -71,7 +72,7 @@ class Outcome:
 
 def measure(url: str, model: str, load: Overload) -> dict[str, Any]:
     """Put `load` on the server whose API is at `url` (it ends in /v1), from a process of its own."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         return pool.submit(_measured, url, model, load).result()
 
 

@@ -20,6 +20,8 @@ from statistics import quantiles
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from mosso.core.parent import end_with_parent
+
 WORDS = (
     "time",
     "year",
@@ -97,7 +99,7 @@ def measure(url: str, model: str, load: Load, api_key: str | None = None) -> dic
 
     The server may live in this one, and must not share its interpreter with those who load it.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         return pool.submit(_measured, url, model, load, api_key).result()
 
 
@@ -190,9 +192,17 @@ def http_call(target: SplitResult, body: dict[str, Any], api_key: str | None = N
 
 
 def read_answer(answer: Answer | str) -> Result:
-    """Take an answer apart, with the moments at which its parts came."""
+    """Take an answer apart, with the moments at which its parts came. Any bytes at all give a result."""
     if isinstance(answer, str):
         return Result(error=answer)
+    try:
+        return _read(answer)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        return Result(error=f"the server sent what is no answer: {type(error).__name__}: {error}"[:200])
+
+
+def _read(answer: Answer) -> Result:
+    """Raises one of many errors for an answer that is none."""
     whole = b"".join(data for _, data in answer.pieces)
     head, _, rest = whole.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
@@ -213,8 +223,8 @@ def read_answer(answer: Answer | str) -> Result:
         if error := chunk.get("error"):
             result.error = str(error)[:200]
         if usage := chunk.get("usage"):
-            result.prompt_tokens = usage["prompt_tokens"]
-            result.output_tokens = usage["completion_tokens"]
+            result.prompt_tokens = _count(usage["prompt_tokens"])
+            result.output_tokens = _count(usage["completion_tokens"])
         if any(_has_text(choice) for choice in chunk.get("choices") or ()):
             if result.first is None:
                 result.first = moment - answer.sent
@@ -223,6 +233,12 @@ def read_answer(answer: Answer | str) -> Result:
             last = moment
     result.error = result.error or "the stream ended before its end"
     return result
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 1 << 31:
+        raise ValueError(f"a usage of {value!r} tokens")
+    return value
 
 
 def _has_text(choice: dict[str, Any]) -> bool:
@@ -243,7 +259,10 @@ def after(count: int, pieces: Pieces) -> Iterator[tuple[float, bytes]]:
 
 
 def dechunked(pieces: Pieces) -> Iterator[tuple[float, bytes]]:
-    """The content of a body in HTTP's chunked coding (RFC 9112, 7.1), whatever the cuts between pieces."""
+    """The content of a body in HTTP's chunked coding (RFC 9112, 7.1), whatever the cuts between pieces.
+
+    Raises ValueError for a size that is none.
+    """
     buffer, left = b"", 0  # left: of the chunk at hand, with the line end that follows it
     for moment, data in pieces:
         buffer += data
@@ -255,6 +274,8 @@ def dechunked(pieces: Pieces) -> Iterator[tuple[float, bytes]]:
                 buffer, left = rest, int(size.partition(b";")[0], 16) + 2
                 if left == 2:
                     return
+                if left < 2:
+                    raise ValueError(f"a chunk of {left - 2} bytes")
                 continue
             piece, buffer = buffer[:left], buffer[left:]
             content = piece[: max(0, left - 2)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
+from mosso.cli.targets import TargetFile
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Plan:
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Take the median of.")
 @click.option("--inline", is_flag=True, help="The engine in this process: its loop without a socket.")
 @click.option(
-    "--profile", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    "--profile", type=TargetFile(),
     help="Write a trace of 20 decode steps of the last shape to this file (JSON); implies --inline.",
 )  # fmt: skip
 @click.option(
@@ -183,6 +184,9 @@ async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, p
     async with running(settings, inline=inline) as engine:
         if profile is not None and engine.settings.device != "cuda":
             raise UsageError("--profile shows what a GPU does: there is none here, or --device says cpu")
+        if (longest := max(plan.prompts)) >= engine.limits.max_context:
+            most = engine.limits.max_context
+            raise UsageError(f"--prompt: {longest} tokens, and prompt and answer together can have {most}")
         for note in engine.notes:
             click.echo(note)
         floor = floor_of(engine.settings)
@@ -232,7 +236,20 @@ async def warm_up(engine: Running, config: ModelConfig, plan: Plan) -> None:
     largest = max(*plan.batches, plan.prefill_prompts(engine.settings.device))
     batch = largest if engine.settings.device == "cuda" else 1
     for prompt in plan.prompts:
-        await engine.drive(tuple(make_requests(config, Shape(batch, prompt, 4), seed=-1)))
+        output = min(4, engine.limits.max_context - prompt)
+        await engine.drive(tuple(make_requests(config, Shape(batch, prompt, output), seed=-1)))
+
+
+def unfit(shape: Shape, limits: EngineLimits) -> str | None:
+    """Why an engine with these limits cannot run the shape, in a sentence; None if it can."""
+    if shape.tokens > limits.kv_tokens:
+        return (
+            f"batch {shape.batch} needs {shape.tokens:,} tokens of context, of which "
+            f"{limits.kv_tokens:,} fit; give more --kv-memory or --gpu-memory"
+        )
+    if (one := shape.prompt + shape.output) > limits.max_context:
+        return f"a request of {one:,} tokens in and out is more than the {limits.max_context:,} it can have"
+    return None
 
 
 async def measure_decodes(
@@ -245,11 +262,8 @@ async def measure_decodes(
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     for shape in plan.shapes():
-        if shape.tokens > engine.limits.kv_tokens:
-            missing.append(
-                f"batch {shape.batch} needs {shape.tokens:,} tokens of context, of which "
-                f"{engine.limits.kv_tokens:,} fit; give more --kv-memory or --gpu-memory"
-            )
+        if (why := unfit(shape, engine.limits)) is not None:
+            missing.append(why)
             continue
         try:
             found = await measure_decode(engine.drive, floor.config, shape, plan.runs)
@@ -293,6 +307,8 @@ async def measure_constraints(engine: Running, config: ModelConfig, plan: Plan) 
     click.echo(CONSTRAINT_HEAD)
     rows = []
     for shape in plan.shapes():
+        if unfit(shape, engine.limits):
+            continue
         found = await measure_overhead(engine.drive, config, shape, plan.schema, plan.runs)
         rows.append(asdict(found))
         half = " … ".join(f"{share:.1%}" for share in found.quartiles)

@@ -13,6 +13,7 @@ import click
 from mosso.cli import bench_engine
 from mosso.cli.bench_engine import Plan
 from mosso.cli.engine_options import engine_options
+from mosso.cli.targets import TargetFile
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
 @click.command("table")
 @click.argument("model")
 @click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the table to this file (Markdown).",
+    "--out", required=True, type=TargetFile(), help="Write the table to this file (Markdown)."
 )  # fmt: skip
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Take the median of.")
 @engine_options
@@ -39,8 +39,6 @@ def command(model: str, out: Path, runs: int, **options: Any) -> None:
     from mosso.checkpoint.models import find_model
 
     bars = bars_for(read_config(find_model(model).folder))
-    if not out.parent.is_dir():
-        raise UsageError(f"--out: there is no folder {out.parent}")
     require_cuda(options["device"])
     options["preset"] = options["preset"] or "throughput"
     settings = bench_engine.bench_settings(model, tuple(bars.decode), options)

@@ -89,13 +89,15 @@ class ChatClient:
             raise UsageError(f"the connection to {self.url} broke: {error}") from error
         except UnicodeEncodeError:  # half of a surrogate pair: an argument, or a name, in no known encoding
             raise UsageError("what is to be sent is no valid text") from None
+        except UnicodeError as error:  # a host that no name server could be asked for
+            raise UsageError(f"{self.url} is not an address: {error}") from error
 
     @contextmanager
     def _understanding(self) -> Iterator[None]:
         """Around what reads an answer: it may be anything."""
         try:
             yield
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise self._strange() from None
 
     def _strange(self) -> UsageError:
@@ -130,6 +132,6 @@ def _raise_for(response: httpx.Response) -> None:
         return
     try:
         message = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = response.text.strip()[:200] or response.reason_phrase
     raise UsageError(f"the server answers {response.status_code}: {message}")

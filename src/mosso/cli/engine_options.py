@@ -14,6 +14,7 @@ from mosso.engine.settings import MIB, Device, Dtype, EngineSettings, Experts, K
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MOST_BYTES = 1 << 60  # that anybody has
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(?:([KMGT])i?B?)?", re.IGNORECASE)
 
@@ -24,7 +25,8 @@ def memory(_ctx: click.Context, param: click.Parameter, value: str | None) -> fl
         return None
     match = _SIZE.fullmatch(value.strip())
     size = float(match[1]) * _UNITS[(match[2] or "").upper()] if match else 0.0
-    if not (0 < size <= 1 or size >= MIB):  # 93 is no share, and no bytes that anybody means
+    # 93 is no share, and no bytes that anybody means
+    if not (0 < size <= 1 or MIB <= size <= MOST_BYTES):
         raise click.BadParameter("give a share such as 0.93, or bytes such as 16GiB", param=param)
     return size
 

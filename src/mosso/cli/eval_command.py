@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mosso.checkpoint.models import Model, find_model
+from mosso.cli.targets import TargetFile
 from mosso.core.errors import UsageError
 from mosso.core.requests import FinishReason, Request, SamplingParams
 from mosso.core.source import TokenSource
@@ -33,12 +34,8 @@ MAX_TOKENS = 2048
 @click.option("--seed", default=0, show_default=True, help="Other seeds ask other problems.")
 @click.option("--per-skill", default=200, show_default=True, type=click.IntRange(min=1))
 @click.option("--temperature", type=float, help="Default: the checkpoint's.")
-@click.option(
-    "--failures", type=click.Path(dir_okay=False, path_type=Path), help="Write what went wrong as JSONL."
-)
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the report."
-)
+@click.option("--failures", type=TargetFile(), help="Write what went wrong as JSONL.")
+@click.option("--json", "json_path", type=TargetFile(), help="Write the report.")
 def command(
     model: str,
     seed: int,

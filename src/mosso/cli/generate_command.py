@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,7 +73,7 @@ def command(
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with (
             Progress(*columns, console=Console(stderr=True)) as progress,
-            target.open("ab", buffering=0) as out,
+            _opened(target) as out,
         ):
             bar = progress.add_task("generating", total=len(lines), completed=len(lines) - len(todo))
             try:
@@ -129,6 +130,13 @@ def check_target(source: Path, target: Path) -> None:
         raise UsageError(f"the folder {target.parent} does not exist")
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target} is both IN and OUT")
+
+
+def _opened(target: Path) -> FileIO:
+    try:
+        return target.open("ab", buffering=0)
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
 
 
 def answered(path: Path) -> set[str]:

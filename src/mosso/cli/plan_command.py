@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from mosso.checkpoint.models import find_model
+from mosso.cli.engine_options import MOST_BYTES
 from mosso.cli.ranges import FiniteRange
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from mosso.engine.settings import EngineSettings, Preset, preset_sizes
@@ -23,7 +24,7 @@ PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 @click.argument("model")
 @click.option(
     "--memory",
-    type=FiniteRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True, max=MOST_BYTES / GIB),
     help="GiB that may be taken; default: 0.93 of an 80 GB GPU for cuda, this machine's for cpu.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", show_default=True)

@@ -51,6 +51,7 @@ def build_gpu_engine(
     checkpoint: Checkpoint, settings: EngineSettings, emit: Emit, constrainer: Constrainer | None = None
 ) -> GpuEngine:
     """Load the model. `settings` are resolved. Raises UsageError where the device is too small or too old."""
+    require_shape(checkpoint.config)
     device = torch.device("cuda", torch.cuda.current_device())
     require_kv_type(settings.kv_dtype_name, chip(device))
     memory = DeviceMemory.open(device, settings.gpu_memory)
@@ -62,6 +63,21 @@ def require_kv_type(kv_dtype: str, chip: Chip) -> None:
     """Raises UsageError where the chip has no such keys and values."""
     if kv_dtype == "float8" and chip.capability < FLOAT8:
         raise UsageError(f"--kv-dtype float8 needs a GPU of sm_89 or newer; this one is {chip.arch}")
+
+
+def require_shape(config: ModelConfig) -> None:
+    """Raises UsageError for a model that the kernels are not made for, as none that is published is."""
+    group = config.num_heads // config.num_kv_heads
+    for what, number, least, most in (
+        ("experts", config.num_experts, 1, config.num_experts),
+        ("numbers in an attention head", config.head_dim, 16, 256),
+        ("query heads for each key/value head", group, 1, 64),
+    ):
+        if number & (number - 1) or not least <= number <= most:
+            wanted = "a power of two" + (f" from {least} to {most}" if number != most else "")
+            raise UsageError(
+                f"the GPU engine needs {what} to be {wanted}, not {number}; --device cpu runs it"
+            )
 
 
 def _load(

@@ -11,16 +11,22 @@ says what it did. From then on a thread of the engine loads what the list says.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from mosso.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +46,20 @@ def start_compiling(folder: Path, **options: str | int | bool) -> Compilation:
     """Begin to make ready what an engine on this process's device may launch; options: see `main`.
 
     start_compiling(folder, max_rows=256, max_tokens=8192, kv_dtype="float8_e4m3fn", deterministic=True)
+
+    Raises UsageError where kernels are to be compiled and cannot be kept: Triton launches none then.
     """
     made = _list_for(folder, options)
     if made.is_file():
         return _start_loading(made)
+    _require_writable(made.parent)
     flags = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, value in options.items()
         if value is not False
     ]
-    command = [sys.executable, "-m", __name__, str(folder), f"--list={made}", *flags]
+    own = (f"--list={made}", f"--parent={os.getpid()}")
+    command = [sys.executable, "-m", __name__, str(folder), *own, *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
     def wait() -> str:
@@ -85,8 +95,9 @@ def _start_loading(made: Path) -> Compilation:
         except (
             Exception
         ) as error:  # another Triton's list, a file that is gone: launches compile what they miss
-            made.unlink(missing_ok=True)
             said.append(f"kernels: could not be loaded ahead: {error}")
+            with contextlib.suppress(OSError):  # a folder that is only to be read
+                made.unlink(missing_ok=True)
 
     thread = threading.Thread(target=load, name="kernels", daemon=True)
     thread.start()
@@ -96,6 +107,16 @@ def _start_loading(made: Path) -> Compilation:
         return said[0]
 
     return Compilation(wait, lambda: None)
+
+
+def _require_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        why = f"compiled kernels cannot be kept in {cache}: {error.strerror}"
+        raise UsageError(f"{why}; TRITON_CACHE_DIR names another folder") from error
 
 
 def _list_for(folder: Path, options: dict[str, str | int | bool]) -> Path:
@@ -132,7 +153,21 @@ def main() -> None:
     parser.add_argument(
         "--resources", action="store_true", help="print what each kernel takes, and keep its PTX too"
     )
-    print(json.dumps(_compile(parser.parse_args())))
+    parser.add_argument("--parent", type=int, help="the process that started this one, which ends with it")
+    options = parser.parse_args()
+    if options.parent is not None:
+        _end_with(options.parent)
+    print(json.dumps(_compile(options)))
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+    """Linux kills this process when the thread that started it ends, as one does that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        sys.exit("the process that wanted the kernels has ended")
 
 
 def _compile(options: argparse.Namespace) -> dict[str, object]:

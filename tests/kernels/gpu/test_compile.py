@@ -8,18 +8,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import triton
+from processes import session_of
 
 from mosso.checkpoint.config import config_json
 from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
+from mosso.core.errors import UsageError
+from mosso.engine import gpu_compile
 from mosso.kernels import gpu
+from mosso.kernels.gpu import compile  # noqa: A004 - a module's name
 from mosso.kernels.gpu.compile import tell_of_late_compilation
 from mosso.kernels.gpu.cuda_program import compiler
 from mosso.kernels.gpu.launch import CHIPS
@@ -188,6 +195,53 @@ def test_launches_find_what_was_compiled(tmp_path: Path) -> None:
     assert "could not be loaded ahead" in third["said"]
     assert not third["misses"]
     assert not made.exists()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes are counted in /proc")
+def test_nothing_compiles_on_for_an_engine_that_was_killed(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    cache = tmp_path / "triton"
+    engine = subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, folder_of(SMALL, tmp_path)],
+        env=variables | {"TRITON_CACHE_DIR": str(cache)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: len(session_of(engine.pid)) > 2)  # it, the process that compiles, and a worker
+        engine.kill()
+        engine.wait()
+        wait_until(lambda: not session_of(engine.pid))
+        assert not list(cache.glob("mosso-*.json"))  # nobody came to the end
+    finally:
+        for pid in session_of(engine.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_list_that_is_none_in_a_folder_that_is_only_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(compile, "tell_of_late_compilation", lambda: None)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    (tmp_path / "list.json").write_text("half of a li")
+    assert "could not be loaded ahead" in gpu_compile._start_loading(tmp_path / "list.json").wait()
+
+
+def test_a_folder_that_can_keep_no_kernels_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "triton"))
+    with pytest.raises(UsageError, match=r"cannot be kept in .*TRITON_CACHE_DIR names another folder"):
+        gpu_compile.start_compiling(Path(folder_of(SMALL, tmp_path)), arch="sm_90")
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
 
 
 def test_a_kernel_that_was_not_ready_is_told_of(

@@ -33,6 +33,7 @@ from triton.backends.nvidia import driver as nvidia_driver
 from triton.runtime.jit import JITFunction
 
 from mosso.core.errors import EngineError, UsageError
+from mosso.core.parent import end_with_parent
 from mosso.kernels import gpu
 from mosso.kernels.gpu import cuda_program, launch
 from mosso.kernels.gpu.cuda_program import CudaProgram, write_whole
@@ -236,7 +237,7 @@ def compile_all(variants: Sequence[Variant], processes: int) -> list[Compiled]:
     if _libcuda() is not None:
         variants = [DriverModule(), *variants]
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(processes, max(1, len(variants))), context) as pool:
+    with ProcessPoolExecutor(min(processes, max(1, len(variants))), context, end_with_parent) as pool:
         done = pool.map(_compile, variants)
         return [compiled for compiled in done if compiled is not None]
 

@@ -31,6 +31,7 @@ _FLAGS = (
 )
 _COMPILERS = ("cc", "gcc")
 _COMPILE_SECONDS = 120
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @functools.cache
@@ -50,13 +51,23 @@ def load() -> ctypes.CDLL | str:
 def _open(folder: Path) -> ctypes.CDLL:
     """The library in `folder`, made there if it is missing or damaged."""
     path = folder / f"kernels-{_fingerprint()}.so"
-    if path.exists():
+    if _is_whole(path):
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # the disk was full, or the machine went down while it was written
+        except OSError:  # a folder whose programs may not be run, or the like
             pass
     _compile(path)
     return ctypes.CDLL(str(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library ends in the digest of the rest, as `_compile` made it. One that lost a part, where
+    the disk was full or the machine went down, would be mapped all the same, and end the process later."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return data[-_DIGEST_BYTES:] == hashlib.sha256(data[:-_DIGEST_BYTES]).digest()
 
 
 def _cache_folder() -> Path:
@@ -91,4 +102,7 @@ def _compile(path: Path) -> None:
         made = Path(folder) / path.name
         command = [compiler, *_FLAGS, str(_SOURCES / "kernels.c"), "-o", str(made), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS)  # noqa: S603
+        with made.open("r+b") as file:
+            digest = hashlib.sha256(file.read()).digest()
+            file.write(digest)  # behind all that a loader reads
         made.replace(path)
