@@ -188,7 +188,7 @@ def test_a_shape_without_a_figure_leaves_those_of_the_others(model) -> None:
     found = json.loads(result.stdout.splitlines()[-1])
     assert [row["output"] for row in found["decode"]] == [12]
     assert result.exit_code == 1
-    assert "1 shapes have no figure" in result.stderr
+    assert "no figure for 1 shape; batch 1: 0 steps had" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import click
 from mosso.cli import bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_overload, bench_table
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.ranges import FiniteRange
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 
@@ -141,4 +142,4 @@ def serve(
         click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[what].items()))
     click.echo(json.dumps({"bench": "serve", "model": model, **provenance(), **found}))
     if found["failed"]:
-        raise UsageError(f"{found['failed']} requests failed; the first: {found['first_error']}")
+        raise UsageError(f"{counted(found['failed'], 'request')} failed; the first: {found['first_error']}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, p
         )
     )  # fmt: skip
     if missing:
-        raise UsageError(f"{len(missing)} shapes have no figure; {missing[0]}")
+        raise UsageError(f"no figure for {counted(len(missing), 'shape')}; {missing[0]}")
 
 
 def print_floor(floor: Floor, settings: EngineSettings, plan: Plan) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def command(only: re.Pattern[str] | None, sweep: bool) -> None:
     click.echo(json.dumps(found | {"rows": [asdict(row) | {"share": row.share} for row in rows]}))
     failed = [row for row in rows if row.error]
     if failed and not sweep:
-        raise UsageError(f"{len(failed)} cases failed; the first: {failed[0].name}: {failed[0].error}")
+        raise UsageError(
+            f"{counted(len(failed), 'case')} failed; the first: {failed[0].name}: {failed[0].error}"
+        )
 
 
 def print_rows(rows: Iterable[Timed]) -> list[Timed]:

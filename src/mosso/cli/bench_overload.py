@@ -11,6 +11,7 @@ import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.ranges import FiniteRange
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
@@ -59,7 +60,9 @@ def command(
     if not found["capacity"]:
         raise UsageError(f"the server answered nothing: {found['busy']['first_error']}")
     if failed := found["overload"]["failed"]:
-        raise UsageError(f"{failed} requests failed; the first: {found['overload']['first_error']}")
+        raise UsageError(
+            f"{counted(failed, 'request')} failed; the first: {found['overload']['first_error']}"
+        )
 
 
 @contextmanager

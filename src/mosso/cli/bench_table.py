@@ -13,6 +13,7 @@ import click
 from mosso.cli import bench_engine
 from mosso.cli.bench_engine import Plan
 from mosso.cli.engine_options import engine_options
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def command(model: str, out: Path, runs: int, **options: Any) -> None:
     settings = bench_engine.bench_settings(model, tuple(bars.decode), options)
     missing = asyncio.run(tabulate(model, settings, bars, out, runs))
     if missing:
-        raise UsageError(f"{len(missing)} batches have no figure; {missing[0]}")
+        raise UsageError(f"no figure for {counted(len(missing), 'batch', 'batches')}; {missing[0]}")
 
 
 def require_cuda(device: str | None) -> None:
