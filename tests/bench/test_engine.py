@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from patient_engines import keep_engines_near
 
@@ -197,7 +198,7 @@ def test_a_shape_without_a_figure_leaves_those_of_the_others(model) -> None:
         (("--batch", "0"), "whole numbers"),
         (("--batch", "8", "--max-rows", "4"), "--max-rows 4 is less than --batch 8"),
         (("--output", "100", "--profile", "trace.json", *SMALL), "--profile shows what a GPU does"),
-        (("--output", "10", "--profile", "trace.json"), "--profile needs --output"),
+        (("--output", "10", "--profile", "trace.json", *SMALL), "--profile shows what a GPU does"),
         (("--batch", "1", "--prompt", "5000", *SMALL), "5000 tokens"),
         (("--batch", "64", "--prompt", "100", *SMALL, "--prefill-prompts", "0"), "of which"),
     ],
@@ -207,3 +208,10 @@ def test_errors_are_one_sentence(model, arguments, said) -> None:
     assert result.exit_code != 0
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_profile_needs_answers_of_some_length(model, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = bench(model, "--output", "10", "--profile", "trace.json")
+    assert result.exit_code == 1
+    assert "--profile needs --output of at least 42" in result.stderr
