@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from mosso.bench.serve import Load, after, dechunked, events, measure_here
+from mosso.cli.bench_overhead import tell_times
 from mosso.cli.main import main
 
 FAKE = Path(__file__).parents[1] / "fakes" / "sse_server.py"
@@ -59,6 +60,7 @@ def test_an_event_has_the_moment_of_its_last_byte() -> None:
 async def test_every_token_is_counted(url, rate) -> None:
     found = await measure_here(f"{url}/v1", "fake", Load(users=4, requests=10, words=3, output=20, rate=rate))
     assert (found["failed"], found["first_error"]) == (0, None)
+    assert (found["users"], found["rate"]) == ((4, None) if rate is None else (None, rate))
     assert found["output_tokens"] == 200
     assert found["prompt_tokens"] == 70
     assert set(found["first_token_ms"]) == {"p50", "p90", "p99"}
@@ -137,4 +139,18 @@ async def test_what_is_asked_for() -> None:
 def test_the_command_ends_in_json(url) -> None:
     result = CliRunner().invoke(main, ["bench", "serve", url, "--rate", "500", "--requests", "5"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output.splitlines()[-1])["output_tokens"] == 100
+    assert result.stderr == f"5 requests to {url}/v1 from 500 requests/s\n"
+    *said, last = result.stdout.splitlines()
+    assert json.loads(last)["output_tokens"] == 100
+    assert "35 tokens in, 100 out" in said[0]
+
+
+def test_users_and_a_rate_exclude_each_other(url) -> None:
+    result = CliRunner().invoke(main, ["bench", "serve", url, "--users", "2", "--rate", "3"])
+    assert result.exit_code == 1
+    assert "--rate stands instead of --users" in result.stderr
+
+
+def test_times_that_were_not_seen_have_no_line(capsys) -> None:
+    tell_times({"first_token_ms": {"p50": 1.0}, "per_token_ms": {}, "between_events_ms": {}})
+    assert capsys.readouterr().out == "first_token_ms: p50 1.00\n"

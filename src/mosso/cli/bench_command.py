@@ -15,6 +15,8 @@ from mosso.cli.ranges import FiniteRange
 from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
+USERS = 8  # of bench serve, where neither their number nor a rate is given
+
 
 @click.group("bench")
 def command() -> None:
@@ -91,7 +93,7 @@ async def _soak(
 
 @command.command("serve")
 @click.argument("model", metavar="[MODEL|URL]", default="demo")
-@click.option("--users", default=8, show_default=True, type=click.IntRange(min=1), help="Clients at once.")
+@click.option("--users", type=click.IntRange(min=1), help=f"Clients at once; default: {USERS}.")
 @click.option(
     "--rate",
     type=FiniteRange(min=0, min_open=True),
@@ -119,7 +121,7 @@ async def _soak(
 @engine_options
 def serve(
     model: str,
-    users: int,
+    users: int | None,
     rate: float | None,
     requests: int,
     prompt_tokens: int,
@@ -133,13 +135,19 @@ def serve(
     from mosso.bench.serve import Load, measure
     from mosso.cli.chat_command import connected
 
+    if users is not None and rate is not None:
+        raise UsageError("--rate stands instead of --users: give one of them")
+    users = users or USERS
     load = Load(users, requests, prompt_tokens, output, rate, full=ignore_eos, completions=completions)
-    with connected(model, engine=engine) as client:
+    who = counted(users, "user") if rate is None else f"{rate:g} requests/s"
+    with connected(model, engine=engine, notes=True) as client:
+        click.echo(f"{counted(requests, 'request')} to {client.url} from {who}", err=True)
         found = measure(client.url, client.first_model(), load)
-    who = f"{users} users" if rate is None else f"{rate:g} requests/s"
-    click.echo(f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed")
-    for what in ("first_token_ms", "per_token_ms", "between_events_ms"):
-        click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[what].items()))
+    click.echo(
+        f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed; "
+        f"{found['seconds']:.1f} s, {found['prompt_tokens']} tokens in, {found['output_tokens']} out"
+    )
+    bench_overhead.tell_times(found)
     click.echo(json.dumps({"bench": "serve", "model": model, **provenance(), **found}))
     if found["failed"]:
         raise UsageError(f"{counted(found['failed'], 'request')} failed; the first: {found['first_error']}")
