@@ -56,7 +56,7 @@ def start(model: str, **options: Any) -> None:
     default=1.0,
     show_default=True,
     type=FiniteRange(min=0, min_open=True),
-    help="Of traffic.",
+    help="Of traffic; requests in hand are finished after it.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the traffic.")
 @click.option("--check", is_flag=True, help="Verify the scheduler's invariants after every step (slow).")
@@ -71,7 +71,7 @@ def soak(model: str, minutes: float, seed: int, check: bool, **options: Any) -> 
     found = asyncio.run(_soak(model, 60 * minutes, seed, check, options))
     click.echo(json.dumps({"bench": "soak", "model": model, **provenance(), **found}))
     if found["wrong"]:
-        raise UsageError(f"{found['wrong']} things went wrong; the first: {found['findings'][0]}")
+        raise UsageError(f"{counted(found['wrong'], 'thing')} went wrong; the first: {found['findings'][0]}")
 
 
 async def _soak(
