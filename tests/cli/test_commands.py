@@ -103,7 +103,7 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
             "--kv-dtype must be auto",
         ),
         (("chat", "http://127.0.0.1:1", "--preset", "latency"), "--preset: the engine behind a URL"),
-        (("plan", "nowhere"), "no model 'nowhere'"),
+        (("plan", "nowhere"), "no model 'nowhere': give demo, 20b, 120b, a folder, or the hub id"),
         (("chat", "http://127.0.0.1:1"), "no server answers"),
         (("pull", "no such thing"), "no hub id"),
         (("random", "out", "tiny", "--layers", "5"), "--layers must be 1 to 4, all that the model has"),
