@@ -85,7 +85,7 @@ def test_rows_of_the_gpu_path_agree_with_the_reference_however_they_are_computed
 
 
 def run(model: Path, monkeypatch: pytest.MonkeyPatch, *rows: dict[str, object]):
-    monkeypatch.setattr(bench_accuracy, "has_cuda", lambda: True)
+    monkeypatch.setattr(bench_accuracy, "require_cuda", lambda *_: None)
     monkeypatch.setattr(accuracy, "measure", lambda folder, lengths: iter(rows))
     return CliRunner().invoke(main, ["bench", "accuracy", str(model), "--length", "8"])
 
@@ -136,5 +136,5 @@ def test_without_a_gpu_it_says_so_and_needs_no_triton(model) -> None:
     command = [sys.executable, "-c", code, "bench", "accuracy", str(model)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "bench accuracy compares with the GPU path: this machine has no CUDA device" in result.stderr
+    assert "bench accuracy measures the GPU path: this machine has no CUDA device" in result.stderr
     assert not result.stdout

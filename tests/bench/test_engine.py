@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from patient_engines import keep_engines_near
 
@@ -199,15 +200,15 @@ def test_the_command_prints_floors_rows_and_one_json_line(model, inline, monkeyp
         assert row["share"] == pytest.approx(row["floor"] / row["step"])
 
 
-@pytest.mark.parametrize("output", [3, 249])
-def test_a_shape_without_a_figure_leaves_those_of_the_others(model, output) -> None:
+@pytest.mark.parametrize(("output", "why"), [(3, "batch 1: 0 steps had"), (249, "a request of 257 tokens")])
+def test_a_shape_without_a_figure_leaves_those_of_the_others(model, output, why) -> None:
     """Too short for one, or longer than the context."""
     shapes = ("--batch", "1", "--prompt", 8, "--output", f"{output},12", "--prefill-prompts", 0)
     result = bench(model, *shapes, *SMALL)
     found = json.loads(result.stdout.splitlines()[-1])
     assert [row["output"] for row in found["decode"]] == [12]
     assert result.exit_code == 1
-    assert "1 shapes have no figure" in result.stderr
+    assert f"no figure for 1 shape; {why}" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_a_shape_without_a_figure_leaves_those_of_the_others(model, output) -> N
         (("--batch", "0"), "whole numbers"),
         (("--batch", "8", "--max-rows", "4"), "--max-rows 4 is less than --batch 8"),
         (("--output", "100", "--profile", "trace.json", *SMALL), "--profile shows what a GPU does"),
-        (("--output", "10", "--profile", "trace.json"), "--profile needs --output"),
+        (("--output", "10", "--profile", "trace.json", *SMALL), "--profile shows what a GPU does"),
         (("--batch", "1", "--prompt", "5000", *SMALL), "5000 tokens"),
         (("--batch", "64", "--prompt", "100", *SMALL, "--prefill-prompts", "0"), "of which"),
     ],
@@ -226,3 +227,10 @@ def test_errors_are_one_sentence(model, arguments, said) -> None:
     assert result.exit_code != 0
     assert said in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_profile_needs_answers_of_some_length(model, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = bench(model, "--output", "10", "--profile", "trace.json")
+    assert result.exit_code == 1
+    assert "--profile needs --output of at least 42" in result.stderr

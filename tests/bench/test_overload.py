@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from functools import partial
 
+import click
 import pytest
 from click.testing import CliRunner
 from steady_clock import SteadyClock
 
-from mosso.bench.overload import Overload, measure_here
+from mosso.bench.overload import Overload, measure, measure_here
 from mosso.cli.bench_overload import tell
 from mosso.cli.main import main
 
@@ -55,7 +57,7 @@ async def busy_server(rows: int, refusal: bytes = REFUSED):
 
 async def test_accepted_and_refused_are_told_apart(capsys):
     async with busy_server(rows=1) as (url, seen):
-        found = await measure_here(url, "m", SHORT)
+        found = await measure_here(url, "m", SHORT, print)
     alone, busy, flood = found["alone"], found["busy"], found["overload"]
     assert (alone["asked"], alone["accepted"], alone["refused"]) == (4, 4, 0)
     assert busy["refused"] > 0
@@ -74,28 +76,37 @@ async def test_accepted_and_refused_are_told_apart(capsys):
         f"{flood['asked']} asked, {flood['accepted']} accepted, {flood['refused']} refused, 0 failed" in said
     )
     assert "whole_ms p99" in said
+    assert said.startswith("alone: 2 requests, one after the other\ncapacity: 3 clients for 1 s\noverload: ")
+    assert "\nalone again: 2 requests, one after the other\n" in said
 
 
 async def test_a_refusal_that_does_not_say_when_is_counted():
     without = REFUSED.replace(b"retry-after: 1\r\n", b"")
     async with busy_server(1, without) as (url, _):
-        flood = (await measure_here(url, "m", SHORT))["overload"]
+        flood = (await measure_here(url, "m", SHORT, print))["overload"]
     assert flood["without_retry_after"] == flood["refused"] > 0
 
 
 async def test_a_server_that_fails_is_no_refusal(capsys):
     async with busy_server(1, b"HTTP/1.1 503 Service Unavailable\r\n\r\nout of order") as (url, _):
-        found = await measure_here(url, "m", SHORT)
+        found = await measure_here(url, "m", SHORT, print)
     flood = found["overload"]
     assert (flood["refused"], flood["first_error"]) == (0, "out of order")
     assert flood["failed"] == flood["asked"] - flood["accepted"] > 0
 
 
 async def test_nobody_there():
-    found = await measure_here("http://127.0.0.1:9/v1", "m", SHORT)
+    found = await measure_here("http://127.0.0.1:9/v1", "m", SHORT, print)
     assert (found["capacity"], found["overload"]["asked"]) == (0, 0)
     assert found["alone"]["failed"] == 4
     tell(found)
+
+
+def test_phases_are_told_from_the_process_that_asks(capfd):
+    measure("http://127.0.0.1:9/v1", "m", SHORT, partial(click.echo, err=True))
+    said = capfd.readouterr()
+    assert "capacity: 3 clients for 1 s\n" in said.err
+    assert said.out == ""
 
 
 def test_settings_of_a_server_elsewhere_are_refused():

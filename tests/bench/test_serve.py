@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from processes import session_of
 
 from mosso.bench.serve import Load, after, dechunked, events, measure_here
+from mosso.cli.bench_overhead import tell_times
 from mosso.cli.main import main
 
 FAKE = Path(__file__).parents[1] / "fakes" / "sse_server.py"
@@ -64,6 +65,7 @@ def test_an_event_has_the_moment_of_its_last_byte() -> None:
 async def test_every_token_is_counted(url, rate) -> None:
     found = await measure_here(f"{url}/v1", "fake", Load(users=4, requests=10, words=3, output=20, rate=rate))
     assert (found["failed"], found["first_error"]) == (0, None)
+    assert (found["users"], found["rate"]) == ((4, None) if rate is None else (None, rate))
     assert found["output_tokens"] == 200
     assert found["prompt_tokens"] == 70
     assert set(found["first_token_ms"]) == {"p50", "p90", "p99"}
@@ -171,6 +173,9 @@ def test_the_command_hands_on_key_and_model(url, monkeypatch) -> None:
         return {
             "failed": 0,
             "output_rate": 1.0,
+            "seconds": 1.0,
+            "prompt_tokens": 1,
+            "output_tokens": 1,
             "first_token_ms": {},
             "per_token_ms": {},
             "between_events_ms": {},
@@ -197,22 +202,25 @@ def test_a_key_is_in_no_result(url, monkeypatch, flag) -> None:
 def test_the_command_ends_in_json(url) -> None:
     result = CliRunner().invoke(main, ["bench", "serve", url, "--rate", "500", "--requests", "5"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output.splitlines()[-1])["output_tokens"] == 100
+    assert result.stderr == f"5 requests to {url}/v1 from 500 requests/s\n"
+    *said, last = result.stdout.splitlines()
+    assert json.loads(last)["output_tokens"] == 100
+    assert "35 tokens in, 100 out" in said[0]
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes are counted in /proc")
 @pytest.mark.parametrize(
     "call",
     [
-        "serve import Load, measure; load = Load(1, 1, 5, 9)",
-        "overload import Overload, measure; load = Overload()",
+        "serve import Load, measure; load = (Load(1, 1, 5, 9),)",
+        "overload import Overload, measure; load = (Overload(), print)",
     ],
 )
 def test_the_load_ends_with_the_command_that_was_killed(call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         silent.settimeout(120)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
-        code = f"from mosso.bench.{call}\nif __name__ == '__main__': measure({url!r}, 'm', load)"
+        code = f"from mosso.bench.{call}\nif __name__ == '__main__': measure({url!r}, 'm', *load)"
         command = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         try:
             with silent.accept()[0]:
@@ -225,3 +233,14 @@ def test_the_load_ends_with_the_command_that_was_killed(call) -> None:
         finally:
             for pid in session_of(command.pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_users_and_a_rate_exclude_each_other(url) -> None:
+    result = CliRunner().invoke(main, ["bench", "serve", url, "--users", "2", "--rate", "3"])
+    assert result.exit_code == 1
+    assert "--rate stands instead of --users" in result.stderr
+
+
+def test_times_that_were_not_seen_have_no_line(capsys) -> None:
+    tell_times({"first_token_ms": {"p50": 1.0}, "per_token_ms": {}, "between_events_ms": {}})
+    assert capsys.readouterr().out == "first_token_ms: p50 1.00\n"

@@ -24,6 +24,7 @@ from mosso.bench.soak import (
     check_end,
     check_event,
     soak,
+    verdict,
 )
 from mosso.checkpoint.random_weights import write_random
 from mosso.cli.main import main
@@ -94,6 +95,7 @@ def test_a_sound_engine_lasts(model) -> None:
     assert found["tokens"] > 0
     assert found["formed"] > 0
     assert any("pages held" in line for line in lines)
+    assert lines[-2].startswith("nothing wrong")
 
 
 def event(*tokens: int, logprobs: tuple[TokenLogprob, ...] = (), **more: object) -> TokenEvent:
@@ -165,8 +167,17 @@ def test_what_remains_and_what_grew_is_named() -> None:
     check_end(tally, EngineStats(running=1, kv_blocks_held=7), grown, HOST_GROWTH)
     text = "\n".join(tally.findings)
     assert tally.wrong == 4
+    assert verdict(tally, grown, HOST_GROWTH) == "4 things wrong"
     for said in ("running is 1", "kv_blocks_held is 7", "engine memory grew", "device memory grew"):
         assert said in text
+
+
+def test_growth_that_only_kv_pages_excuse_is_told() -> None:
+    allowance = HOST_GROWTH + (5 << 20)
+    assert verdict(Tally(), log_of([1, 1, 1, HOST_GROWTH], [1] * 4), allowance) == "nothing wrong"
+    said = verdict(Tally(), log_of([1, 1, 1, allowance], [1] * 4), allowance)
+    assert said.startswith("nothing wrong; the engine grew by 101 MiB, which 5 MiB of KV memory may explain")
+    assert verdict(Tally(wrong=1), log_of([1, 1, 1, allowance + 2], [1] * 4), allowance) == "1 thing wrong"
 
 
 def test_traffic_varies_and_fits() -> None:

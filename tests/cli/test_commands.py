@@ -99,12 +99,15 @@ def test_plan_reads_a_folder(run) -> None:
 
 
 def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
-    assert run("random", tmp_path / "m", "tiny").exit_code == 0
+    first = run("random", tmp_path / "m", "tiny")
+    assert first.stdout == f"wrote tiny of 4 layers with random weights to {tmp_path / 'm'}\n"
     assert "4 layers" in run("plan", tmp_path / "m").output
     again = run("random", tmp_path / "m", "tiny")
     assert again.exit_code == 1
-    assert "mosso: " in again.output
-    assert run("random", tmp_path / "m", "tiny", "--overwrite").exit_code == 0
+    assert again.output.startswith("mosso: "), "no bar is drawn"
+    assert (
+        "wrote tiny of 1 layer" in run("random", tmp_path / "m", "tiny", "--overwrite", "--layers", 1).output
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,13 +132,14 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
             "--kv-dtype must be auto",
         ),
         (("chat", "http://127.0.0.1:1", "--preset", "latency"), "--preset: the engine behind a URL"),
-        (("plan", "nowhere"), "no model 'nowhere'"),
+        (("plan", "nowhere"), "no model 'nowhere': give demo, 20b, 120b, a folder, or the hub id"),
         (("chat", "http://127.0.0.1:1"), "no server answers"),
         (("pull", "no such thing"), "no hub id"),
         (("eval", "--json", "none/report.json"), "there is no folder none"),
         (("eval", "--failures", "none/wrong.jsonl"), "there is no folder none"),
         (("bench", "engine", "--output", "100", "--profile", "none/trace.json"), "there is no folder none"),
         (("bench", "table", "20b", "--out", "none/table.md"), "there is no folder none"),
+        (("random", "out", "tiny", "--layers", "5"), "--layers must be 1 to 4, all that the model has"),
         (("frobnicate",), "No such command"),
     ],
 )

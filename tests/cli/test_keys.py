@@ -54,6 +54,9 @@ def test_names_are_listed_replaced_and_removed(run, file):
     assert run("keys", "list", file).output == "bob priority=5\n"
     assert file.read_text().startswith("# who may\n"), "a person's own words stay"
     assert [path.name for path in file.parent.iterdir()] == [file.name], "nothing is left beside it"
+    run("keys", "remove", file, "bob")
+    none = run("keys", "list", file)
+    assert (none.stdout, none.stderr) == ("", "no keys\n")
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,13 @@ def test_bench_ends_in_one_json_line(run, url) -> None:
     assert found["requests"] == 4
 
 
+def test_bench_serve_says_what_its_own_engine_chose(run) -> None:
+    result = run("bench", "serve", "demo", "--users", 1, "--requests", 1, "--output", 1)
+    assert "KV cache: " in result.stderr
+    assert "1 request to http://127.0.0.1:" in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["failed"] == 0
+
+
 def test_bench_engine_prints_its_floor(run, monkeypatch) -> None:
     # 60 tokens: on a busy machine the second request may reach the engine some steps after the first, and
     # what both got during a pause is read one after the other: no step seems to have had both.

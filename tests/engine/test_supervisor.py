@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -246,7 +247,7 @@ async def test_an_engine_that_dies_again_and_again_stays_down(settings, request_
         while source.pid in (first, None):  # the stream may still tell what came before the death
             await asyncio.sleep(0.005)
         os.kill(source.pid, signal.SIGKILL)
-        with pytest.raises(EngineError, match="1 times in 120 s and stays down"):
+        with pytest.raises(EngineError, match="1 time in 120 s and stays down"):
             async for _ in stream:
                 pass
         assert not source.is_alive
@@ -272,6 +273,9 @@ async def test_a_start_that_fails_is_tried_again(settings, request_of, tmp_path,
             await asyncio.sleep(0.01)
         (tmp_path / "away").rename(folder / "config.json")
         assert len(tokens_of(await task)) == 50
+    starts = [record.message for record in caplog.records if "again" in record.message]
+    assert starts[:2] == ["starting the engine again"] * 2
+    assert re.fullmatch(r"the engine serves again, after \d+\.\d s", starts[-1])
 
 
 async def test_the_first_start_fails_at_once(settings, tmp_path):

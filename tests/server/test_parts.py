@@ -60,10 +60,12 @@ def test_urls_can_be_opened():
             assert url_of(six).startswith("http://[::1]:")
 
 
-def test_the_first_signal_drains_and_the_second_leaves():
+def test_the_first_signal_drains_and_the_second_leaves(caplog):
     life, forced = Lifecycle(1000), []
     server = Server(uvicorn.Config(lambda: None), life, on_force=lambda: forced.append(True))
-    server.handle_exit(signal.SIGTERM, None)
+    with caplog.at_level("INFO", "mosso"), life.work():
+        server.handle_exit(signal.SIGTERM, None)
+    assert "draining: 1 request in hand" in caplog.text
     assert life.draining
     assert not server.should_exit
     assert not forced

@@ -16,6 +16,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 from mosso.core.config import ModelConfig
+from mosso.core.counting import counted
 from mosso.core.errors import EngineError, UsageError
 from mosso.core.requests import FinishReason, Request, SamplingParams
 from mosso.core.source import TokenSource
@@ -69,8 +70,9 @@ class Decode:
         """Raises UsageError where too few steps had all rows."""
         steps = full_steps(arrivals)[SETTLE:]
         if len(steps) < FEWEST_STEPS:
+            found = counted(len(steps), "step")
             raise UsageError(
-                f"batch {shape.batch}: {len(steps)} steps had all rows decoding, after the first {SETTLE}: "
+                f"batch {shape.batch}: {found} had all rows decoding, after the first {SETTLE}: "
                 "too few to measure; give a larger --output, or --preset throughput: it reads prompts faster"
             )
         first = max(times[0] for times in arrivals.times) - arrivals.start

@@ -11,6 +11,7 @@ from typing import Any
 from mosso.bench.engine import Shape, drive_source, make_requests
 from mosso.bench.serve import Load
 from mosso.core.config import ModelConfig
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 from mosso.core.requests import Request
 from mosso.core.source import TokenSource
@@ -75,5 +76,6 @@ async def closed_loop(source: TokenSource, requests: Sequence[Request], users: i
 
 def _all_answered(found: dict[str, Any]) -> dict[str, Any]:
     if found["failed"]:
-        raise UsageError(f"{found['failed']} requests failed over HTTP; the first: {found['first_error']}")
+        failed = counted(found["failed"], "request")
+        raise UsageError(f"{failed} failed over HTTP; the first: {found['first_error']}")
     return found

@@ -13,7 +13,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,7 +23,10 @@ from urllib.parse import SplitResult, urlsplit
 import uvloop
 
 from mosso.bench.serve import Answer, Load, Result, body_of, http_call, percentiles, read_answer, send
+from mosso.core.counting import counted
 from mosso.core.parent import end_with_parent
+
+Say = Callable[[str], None]
 
 AGAIN_SECONDS = 0.2  # after which a refused client of the capacity phase asks again: that must cost little
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -70,31 +73,40 @@ class Outcome:
         return b"" if isinstance(self.answer, str) else b"".join(data for _, data in self.answer.pieces[:2])
 
 
-def measure(url: str, model: str, load: Overload) -> dict[str, Any]:
-    """Put `load` on the server whose API is at `url` (it ends in /v1), from a process of its own."""
+def measure(url: str, model: str, load: Overload, say: Say) -> dict[str, Any]:
+    """Put `load` on the server whose API is at `url` (it ends in /v1), from a process of its own.
+
+    `say` is called there, with a line as each phase begins; it must survive pickling.
+    """
     with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
-        return pool.submit(_measured, url, model, load).result()
+        return pool.submit(_measured, url, model, load, say).result()
 
 
-def _measured(url: str, model: str, load: Overload) -> dict[str, Any]:
-    return uvloop.run(measure_here(url, model, load))
+def _measured(url: str, model: str, load: Overload, say: Say) -> dict[str, Any]:
+    return uvloop.run(measure_here(url, model, load, say))
 
 
-async def measure_here(url: str, model: str, load: Overload, seed: int = 0) -> dict[str, Any]:
+async def measure_here(url: str, model: str, load: Overload, say: Say, seed: int = 0) -> dict[str, Any]:
     """As `measure`, in this process."""
     rng = random.Random(seed)
     target = urlsplit(f"{url}/completions")
     calls = _calls(target, model, load, rng)
-    before = [await _ask(target, next(calls)) for _ in range(load.alone_requests // 2)]
+    first = load.alone_requests // 2
+    say(f"alone: {counted(first, 'request')}, one after the other")
+    before = [await _ask(target, next(calls)) for _ in range(first)]
+    say(f"capacity: {counted(load.users, 'client')} for {load.capacity_seconds:g} s")
     busy = await _users(target, calls, load)
     capacity = sum(outcome.status == 200 for outcome in busy) / load.capacity_seconds
+    rate = load.factor * capacity
+    say(f"overload: {rate:.1f} requests/s for {load.seconds:g} s, then those in hand")
     cpu = time.process_time()
-    flood = await _arrivals(target, calls, load.factor * capacity, load.seconds, rng)
+    flood = await _arrivals(target, calls, rate, load.seconds, rng)
     cpu = time.process_time() - cpu
-    after = [await _ask(target, next(calls)) for _ in range(load.alone_requests - len(before))]
+    say(f"alone again: {counted(load.alone_requests - first, 'request')}, one after the other")
+    after = [await _ask(target, next(calls)) for _ in range(load.alone_requests - first)]
     return {
         "capacity": capacity,
-        "asked_rate": load.factor * capacity,
+        "asked_rate": rate,
         "alone": _phase(before + after, None),
         "alone_before_ms": percentiles(outcome.seconds for outcome in before),
         "alone_after_ms": percentiles(outcome.seconds for outcome in after),

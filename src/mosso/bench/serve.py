@@ -120,7 +120,8 @@ async def measure_here(
     else:
         answers = await _arrivals(target, calls, load.rate, rng)
     seconds = time.perf_counter() - start
-    return {"rate": load.rate, **_summary([read_answer(answer) for answer in answers], seconds, load.users)}
+    users = load.users if load.rate is None else None
+    return {"rate": load.rate, **_summary([read_answer(answer) for answer in answers], seconds, users)}
 
 
 async def _users(target: SplitResult, calls: list[bytes], users: int) -> list[Answer | str]:
@@ -294,7 +295,7 @@ def events(pieces: Pieces) -> Iterator[tuple[float, bytes]]:
                 yield moment, line[5:].strip()
 
 
-def _summary(results: list[Result], seconds: float, users: int) -> dict[str, Any]:
+def _summary(results: list[Result], seconds: float, users: int | None) -> dict[str, Any]:
     good = [result for result in results if result.error is None]
     return {
         "users": users,

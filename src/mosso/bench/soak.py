@@ -22,6 +22,7 @@ from typing import Any
 
 from mosso.bench.constraint import RECORD, endless
 from mosso.core.constraints import TurnConstraint
+from mosso.core.counting import counted
 from mosso.core.errors import EngineError, MossoError, RequestError
 from mosso.core.requests import (
     EngineLimits,
@@ -378,7 +379,7 @@ async def _takes_forms(client: EngineClient) -> bool:
 async def soak(
     client: EngineClient, seconds: float, seed: int, say: Callable[[str], None], every: float = 10.0
 ) -> dict[str, Any]:
-    """Run for `seconds` and until idle after that; `say` gets a line about `every` so many seconds.
+    """Run for `seconds` and until idle; `say` gets a line about `every` so many seconds and the verdict.
 
     In the result `findings` holds a sentence for each thing that is wrong; empty: all held.
     """
@@ -404,7 +405,9 @@ async def soak(
     await log.sample()
     elapsed = time.monotonic() - start
     stats = await client.stats()
-    check_end(run.tally, stats, log, host_allowance(client))
+    allowance = host_allowance(client)
+    check_end(run.tally, stats, log, allowance)
+    say(verdict(run.tally, log, allowance))
     return _summary(run.tally, stats, log, elapsed)
 
 
@@ -459,6 +462,19 @@ def check_end(tally: Tally, stats: EngineStats, log: MemoryLog, allowance: int) 
                 f"{what} memory grew by {growth / (1 << 20):.0f} MiB after the first quarter,"
                 f" more than {bound / (1 << 20):.0f}"
             )
+
+
+def verdict(tally: Tally, log: MemoryLog, allowance: int) -> str:
+    """One sentence; it says where the engine grew by what only its KV pages excuse."""
+    found = counted(tally.wrong, "thing") + " wrong" if tally.wrong else "nothing wrong"
+    growth = log.growth("engine") or 0
+    if not HOST_GROWTH < growth <= allowance:
+        return found
+    grown, kv = (f"{size / (1 << 20):.0f} MiB" for size in (growth, allowance - HOST_GROWTH))
+    return (
+        f"{found}; the engine grew by {grown}, which {kv} of KV memory may explain, "
+        "as on the CPU it comes to be when it is first touched"
+    )
 
 
 def _summary(tally: Tally, stats: EngineStats, log: MemoryLog, seconds: float) -> dict[str, Any]:

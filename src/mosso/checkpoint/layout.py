@@ -51,6 +51,19 @@ def scan_folder(folder: Path) -> Contents:
     return Contents(folder, layout, config, experts_format, stored)
 
 
+def weights_in(folder: Path) -> list[Path]:
+    """Files that make a folder a checkpoint; the index first."""
+    return [file for file in (folder / INDEX_FILE, *folder.glob("*.safetensors")) if file.exists()]
+
+
+def check_free(folder: Path) -> None:
+    """UsageError where the folder holds weights."""
+    if present := weights_in(folder):
+        raise UsageError(
+            f"{folder} holds weights already ({present[0].name}); choose another folder, or --overwrite"
+        )
+
+
 def _weights_folder(folder: Path) -> Path:
     """The folder itself, or its `original/` when only that has weights."""
     inner = folder / "original"

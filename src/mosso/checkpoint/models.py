@@ -24,7 +24,7 @@ class Model:
 
 
 def find_model(text: str) -> Model:
-    """`demo`, a folder, or the hub id of a model that `mosso pull` has brought. Reaches no network."""
+    """`demo`, a folder, or a model that `mosso pull` has brought: 20b, 120b, a hub id. Reaches no network."""
     if text == DEMO:
         return Model("demo", Path(str(files("mosso"))) / "demo")
     folder = Path(text).expanduser()
@@ -37,7 +37,9 @@ def find_model(text: str) -> Model:
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", text):
         raise UsageError(f"no model {text!r}; did you mean http://{text}?")
     if not looks_like_hub_id(text):
-        raise UsageError(f"no model {text!r}: give demo, a folder, or the hub id of a model that was pulled")
+        raise UsageError(
+            f"no model {text!r}: give demo, 20b, 120b, a folder, or the hub id of a model that was pulled"
+        )
     pulled = pulled_folder(text)
     if not pulled.is_dir():
         raise UsageError(f"{text} is not here; to download it: mosso pull {text}")

@@ -63,16 +63,10 @@ def write_random(
 
     `layers` keeps the shapes and changes only the depth. Equal arguments give equal bytes on one kind of
     device; a tensor does not depend on the others. device: None takes a GPU when there is one. Holds about
-    one shard in memory. Raises UsageError for an unknown size, and for a folder that has weights already or
+    one shard in memory. Raises UsageError as config_of does, and for a folder that has weights already or
     cannot be written.
     """
-    if not isinstance(size, ModelConfig) and size not in SIZES:
-        raise UsageError(f"there is no size {size!r}; choose one of {', '.join(SIZES)}")
-    if layers is not None and layers < 1:
-        raise UsageError(f"--layers must be at least 1; it is {layers}")
-    config = size if isinstance(size, ModelConfig) else SIZES[size]
-    if layers is not None:
-        config = replace(config, num_layers=layers, sliding=())
+    config = config_of(size, layers)
     write_checkpoint(
         out,
         config,
@@ -84,6 +78,18 @@ def write_random(
         overwrite=overwrite,
     )
     return config
+
+
+def config_of(size: Size | ModelConfig, layers: int | None = None) -> ModelConfig:
+    """Raises UsageError for an unknown size and for more layers than it has."""
+    if not isinstance(size, ModelConfig) and size not in SIZES:
+        raise UsageError(f"there is no size {size!r}; choose one of {', '.join(SIZES)}")
+    config = size if isinstance(size, ModelConfig) else SIZES[size]
+    if layers is None:
+        return config
+    if not 1 <= layers <= config.num_layers:
+        raise UsageError(f"--layers must be 1 to {config.num_layers}, all that the model has; it is {layers}")
+    return replace(config, num_layers=layers, sliding=())
 
 
 def random_tensors(

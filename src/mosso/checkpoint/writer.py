@@ -22,7 +22,7 @@ from mosso.checkpoint.config import (
     parse_config,
 )
 from mosso.checkpoint.fields import Fields
-from mosso.checkpoint.layout import INDEX_FILE, SINGLE_FILE
+from mosso.checkpoint.layout import INDEX_FILE, SINGLE_FILE, check_free, weights_in
 from mosso.checkpoint.safetensors_file import encode_header
 from mosso.checkpoint.schema import TensorSpec, expected_tensors
 from mosso.core.config import ModelConfig
@@ -129,13 +129,9 @@ class _Shards:
 def _prepare(folder: Path, overwrite: bool) -> None:
     """Make the folder; take away what an interrupted write left and, when asked, a former checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = [folder / INDEX_FILE, *folder.glob("*.safetensors")]
-    present = [file for file in weights if file.exists()]
-    if present and not overwrite:
-        raise UsageError(
-            f"{folder} holds weights already ({present[0].name}); choose another folder, or --overwrite"
-        )
-    for file in [*present, *folder.glob(f"*{_PART}")]:  # the index first
+    if not overwrite:
+        check_free(folder)
+    for file in [*weights_in(folder), *folder.glob(f"*{_PART}")]:  # the index first
         file.unlink()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mosso.cli.bench_engine import numbers
+from mosso.cli.bench_engine import numbers, require_cuda
 from mosso.core.errors import UsageError
 
 WIDTH = 62
@@ -43,8 +43,7 @@ def command(model: str, length: tuple[int, ...] | None, transformers: Path | Non
     from mosso.checkpoint.models import find_model
 
     folder = find_model(model).folder
-    if not has_cuda():
-        raise UsageError("bench accuracy compares with the GPU path: this machine has no CUDA device")
+    require_cuda(None, "bench accuracy measures the GPU path")
     from mosso.bench.accuracy import LENGTHS, against_transformers, measure  # imports Triton
     from mosso.bench.provenance import provenance
 
@@ -60,12 +59,6 @@ def command(model: str, length: tuple[int, ...] | None, transformers: Path | Non
     outside = failures(rows)
     if outside:
         raise UsageError(f"{len(outside)} of {len(rows)} fail, the first: {outside[0]}")
-
-
-def has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,10 @@ import click
 from mosso.cli import bench_accuracy, bench_engine, bench_kernels, bench_overhead, bench_overload, bench_table
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.ranges import FiniteRange
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
+
+USERS = 8  # of bench serve, where neither their number nor a rate is given
 
 
 @click.group("bench")
@@ -53,7 +56,7 @@ def start(model: str, **options: Any) -> None:
     default=1.0,
     show_default=True,
     type=FiniteRange(min=0, min_open=True),
-    help="Of traffic.",
+    help="Of traffic; requests in hand are finished after it.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the traffic.")
 @click.option("--check", is_flag=True, help="Verify the scheduler's invariants after every step (slow).")
@@ -68,7 +71,7 @@ def soak(model: str, minutes: float, seed: int, check: bool, **options: Any) -> 
     found = asyncio.run(_soak(model, 60 * minutes, seed, check, options))
     click.echo(json.dumps({"bench": "soak", "model": model, **provenance(), **found}))
     if found["wrong"]:
-        raise UsageError(f"{found['wrong']} things went wrong; the first: {found['findings'][0]}")
+        raise UsageError(f"{counted(found['wrong'], 'thing')} went wrong; the first: {found['findings'][0]}")
 
 
 async def _soak(
@@ -90,7 +93,7 @@ async def _soak(
 
 @command.command("serve")
 @click.argument("model", metavar="[MODEL|URL]", default="demo")
-@click.option("--users", default=8, show_default=True, type=click.IntRange(min=1), help="Clients at once.")
+@click.option("--users", type=click.IntRange(min=1), help=f"Clients at once; default: {USERS}.")
 @click.option(
     "--rate",
     type=FiniteRange(min=0, min_open=True),
@@ -120,7 +123,7 @@ async def _soak(
 @engine_options
 def serve(
     model: str,
-    users: int,
+    users: int | None,
     rate: float | None,
     requests: int,
     prompt_tokens: int,
@@ -136,13 +139,19 @@ def serve(
     from mosso.bench.serve import Load, measure
     from mosso.cli.chat_command import connected
 
+    if users is not None and rate is not None:
+        raise UsageError("--rate stands instead of --users: give one of them")
+    users = users or USERS
     load = Load(users, requests, prompt_tokens, output, rate, full=ignore_eos, completions=completions)
-    with connected(model, api_key, engine) as client:
+    who = counted(users, "user") if rate is None else f"{rate:g} requests/s"
+    with connected(model, api_key, engine, notes=True) as client:
+        click.echo(f"{counted(requests, 'request')} to {client.url} from {who}", err=True)
         found = measure(client.url, name or client.first_model(), load, api_key)
-    who = f"{users} users" if rate is None else f"{rate:g} requests/s"
-    click.echo(f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed")
-    for what in ("first_token_ms", "per_token_ms", "between_events_ms"):
-        click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[what].items()))
+    click.echo(
+        f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed; "
+        f"{found['seconds']:.1f} s, {found['prompt_tokens']} tokens in, {found['output_tokens']} out"
+    )
+    bench_overhead.tell_times(found)
     click.echo(json.dumps({"bench": "serve", "model": model, **provenance(), **found}))
     if found["failed"]:
-        raise UsageError(f"{found['failed']} requests failed; the first: {found['first_error']}")
+        raise UsageError(f"{counted(found['failed'], 'request')} failed; the first: {found['first_error']}")

@@ -17,6 +17,7 @@ import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.targets import TargetFile
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ def command(
     """
     settings = bench_settings(model, batch, options)
     plan = Plan(batch, prompt, output, prefill_prompts, runs, _schema(constraint))
-    if min(output) < 2 + PROFILED_STEPS * 2 and profile is not None:
-        raise UsageError(f"--profile needs --output of at least {2 + PROFILED_STEPS * 2}")
+    if profile is not None:
+        require_cuda(settings.device, "--profile shows what a GPU does")
+        if min(output) < 2 + PROFILED_STEPS * 2:
+            raise UsageError(f"--profile needs --output of at least {2 + PROFILED_STEPS * 2}")
     asyncio.run(_run(model, settings, plan, inline or profile is not None, profile))
 
 
@@ -135,6 +138,19 @@ def bench_settings(
     if settings.max_rows is not None and max(batches) > settings.max_rows:
         raise UsageError(f"--max-rows {settings.max_rows} is less than {flag} {max(batches)}")
     return settings
+
+
+def require_cuda(device: str | None, why: str) -> None:
+    """UsageError that begins with `why` where there is no GPU, or `device` is another."""
+    from mosso.engine.process import ALLOCATOR
+
+    os.environ.setdefault(*ALLOCATOR)  # before torch is imported: the engine may come to run in this process
+    import torch
+
+    if device == "cpu":
+        raise UsageError(f"{why}, and --device says cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(f"{why}: this machine has no CUDA device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +198,6 @@ def floor_of(settings: EngineSettings) -> Floor:
 
 async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, profile: Path | None) -> None:
     async with running(settings, inline=inline) as engine:
-        if profile is not None and engine.settings.device != "cuda":
-            raise UsageError("--profile shows what a GPU does: there is none here, or --device says cpu")
         if (longest := max(plan.prompts)) >= engine.limits.max_context:
             most = engine.limits.max_context
             raise UsageError(f"--prompt: {longest} tokens, and prompt and answer together can have {most}")
@@ -211,7 +225,7 @@ async def _run(model: str, settings: EngineSettings, plan: Plan, inline: bool, p
         )
     )  # fmt: skip
     if missing:
-        raise UsageError(f"{len(missing)} shapes have no figure; {missing[0]}")
+        raise UsageError(f"no figure for {counted(len(missing), 'shape')}; {missing[0]}")
 
 
 def print_floor(floor: Floor, settings: EngineSettings, plan: Plan) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mosso.cli.bench_engine import require_cuda
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,10 +35,9 @@ def command(only: re.Pattern[str] | None, sweep: bool) -> None:
 
     A case is one CUDA graph, replayed 31 times with an L2 cache that holds nothing of it; the median counts.
     """
+    require_cuda(None, "bench kernels measures GPU kernels")
     import torch
 
-    if not torch.cuda.is_available():
-        raise UsageError("bench kernels measures GPU kernels: this machine has no CUDA device")
     from mosso.bench.kernels.timing import GpuTimer, all_cases, run_cases
     from mosso.bench.provenance import provenance
 
@@ -50,7 +51,9 @@ def command(only: re.Pattern[str] | None, sweep: bool) -> None:
     click.echo(json.dumps(found | {"rows": [asdict(row) | {"share": row.share} for row in rows]}))
     failed = [row for row in rows if row.error]
     if failed and not sweep:
-        raise UsageError(f"{len(failed)} cases failed; the first: {failed[0].name}: {failed[0].error}")
+        raise UsageError(
+            f"{counted(len(failed), 'case')} failed; the first: {failed[0].name}: {failed[0].error}"
+        )
 
 
 def print_rows(rows: Iterable[Timed]) -> list[Timed]:

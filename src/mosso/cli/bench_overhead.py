@@ -48,10 +48,15 @@ def command(model: str, users: int, requests: int, prompt_tokens: int, output: i
         f"{users} users, {requests} requests of {found.prompt} tokens in and {output} out: "
         f"{found.http_rate:,.0f} tok/s over HTTP, {found.offline_rate:,.0f} offline: {found.share:.1%}"
     )
-    for what in ("first_token_ms", "per_token_ms", "between_events_ms"):
-        values = getattr(found, what).items()
-        click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in values))
+    tell_times(asdict(found))
     click.echo(json.dumps({"bench": "overhead", "model": model, **provenance(), **asdict(found)}))
+
+
+def tell_times(found: dict[str, Any]) -> None:
+    """A line for each time that was seen: answers of few tokens have no gaps."""
+    for what in ("first_token_ms", "per_token_ms", "between_events_ms"):
+        if values := found[what]:
+            click.echo(f"{what}: " + ", ".join(f"{name} {value:.2f}" for name, value in values.items()))
 
 
 async def _measure(model: str, settings: EngineSettings, load: Load) -> Compared:

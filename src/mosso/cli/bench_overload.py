@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
 
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.ranges import FiniteRange
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 _POSITIVE = FiniteRange(min=0, min_open=True)
@@ -20,7 +22,7 @@ _TIMES = ("whole_ms", "first_token_ms", "per_token_ms")
 
 @click.command("overload")
 @click.argument("model", metavar="[MODEL|URL]", default="demo")
-@click.option("--minutes", default=2.0, show_default=True, type=_POSITIVE, help="Of overload.")
+@click.option("--minutes", default=2.0, show_default=True, type=_POSITIVE, help="Of overload alone.")
 @click.option(
     "--factor", default=10.0, show_default=True, type=_POSITIVE, help="Arrivals, in times of the capacity."
 )
@@ -45,6 +47,9 @@ def command(
 ) -> None:
     """Requests at many times the capacity of a server: how it serves those that it takes, and refuses others.
 
+    The whole takes --minutes, 20 seconds in which the capacity is found, and as long as 100 requests take one
+    after the other.
+
     A MODEL is served here with --max-slowdown 1.6 unless told otherwise, so that those it answers hardly feel
     the others. Answers have a fixed length (ignore_eos), which mosso and vLLM know.
     """
@@ -53,13 +58,15 @@ def command(
 
     load = Overload(prompt_tokens, output, users, factor, seconds=60 * minutes)
     with _served(model, max_queue_seconds, engine) as (url, name):
-        found = measure(url, name, load)
+        found = measure(url, name, load, partial(click.echo, err=True))
     tell(found)
     click.echo(json.dumps({"bench": "overload", "model": model, **provenance(), **found}))
     if not found["capacity"]:
         raise UsageError(f"the server answered nothing: {found['busy']['first_error']}")
     if failed := found["overload"]["failed"]:
-        raise UsageError(f"{failed} requests failed; the first: {found['overload']['first_error']}")
+        raise UsageError(
+            f"{counted(failed, 'request')} failed; the first: {found['overload']['first_error']}"
+        )
 
 
 @contextmanager
@@ -81,6 +88,8 @@ def _served(model: str, max_queue_seconds: float | None, engine: dict[str, Any])
     found = find_model(model)
     settings = engine_settings(found.folder, engine)
     with LocalServer(found, settings, max_queue_seconds=max_queue_seconds or 0.0) as server:
+        for note in server.notes:
+            click.echo(note, err=True)
         yield f"{server.url}/v1", found.name
 
 

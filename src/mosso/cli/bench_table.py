@@ -14,6 +14,7 @@ from mosso.cli import bench_engine
 from mosso.cli.bench_engine import Plan
 from mosso.cli.engine_options import engine_options
 from mosso.cli.targets import TargetFile
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 @click.command("table")
 @click.argument("model")
 @click.option(
-    "--out", required=True, type=TargetFile(), help="Write the table to this file (Markdown)."
+    "--out", type=TargetFile(),
+    help="Write the table to this file too (Markdown); it is printed in any case.",
 )  # fmt: skip
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Take the median of.")
 @engine_options
-def command(model: str, out: Path, runs: int, **options: Any) -> None:
+def command(model: str, out: Path | None, runs: int, **options: Any) -> None:
     """Decode, prefill and KV tokens of MODEL beside its bars on an H100; gpt-oss-20b or 120b, by its shape.
 
     All batches run on one engine, with --preset throughput unless another is given. The prefix cache is off.
@@ -39,23 +41,18 @@ def command(model: str, out: Path, runs: int, **options: Any) -> None:
     from mosso.checkpoint.models import find_model
 
     bars = bars_for(read_config(find_model(model).folder))
-    require_cuda(options["device"])
+    bench_engine.require_cuda(options["device"], "bench table holds a GPU to its bars")
     options["preset"] = options["preset"] or "throughput"
     settings = bench_engine.bench_settings(model, tuple(bars.decode), options)
     missing = asyncio.run(tabulate(model, settings, bars, out, runs))
     if missing:
-        raise UsageError(f"{len(missing)} batches have no figure; {missing[0]}")
+        raise UsageError(f"no figure for {counted(len(missing), 'batch', 'batches')}; {missing[0]}")
 
 
-def require_cuda(device: str | None) -> None:
-    import torch
-
-    if device == "cpu" or not torch.cuda.is_available():
-        raise UsageError("bench table holds a GPU to its bars: there is none here, or --device says cpu")
-
-
-async def tabulate(model: str, settings: EngineSettings, bars: Bars, out: Path, runs: int = 1) -> list[str]:
-    """Measures and writes; returns a sentence for each batch without a figure, which the table shows too."""
+async def tabulate(
+    model: str, settings: EngineSettings, bars: Bars, out: Path | None, runs: int = 1
+) -> list[str]:
+    """Measures, prints, writes; → a sentence for each batch without a figure, which the table shows too."""
     from mosso.bench.provenance import provenance
     from mosso.bench.table import render, rows_of
 
@@ -63,7 +60,8 @@ async def tabulate(model: str, settings: EngineSettings, bars: Bars, out: Path, 
     figures, missing = await measure(settings, plan)
     origin = provenance()
     text = render(bars, figures, origin)
-    out.write_text(text, encoding="utf-8")
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
     click.echo(text)
     rows = [asdict(row) | {"met": row.met} for row in rows_of(bars, figures)]
     click.echo(json.dumps({"bench": "table", "model": model, **origin, "runs": runs, "rows": rows}))

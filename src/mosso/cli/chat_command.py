@@ -83,9 +83,12 @@ def command(
 
 @contextmanager
 def connected(
-    model: str, api_key: str | None = None, engine: dict[str, Any] | None = None
+    model: str, api_key: str | None = None, engine: dict[str, Any] | None = None, *, notes: bool = False
 ) -> Iterator[ChatClient]:
-    """A client of the server at a URL, or of one started here for a model, with these flags of its engine."""
+    """A client of the server at a URL, or of one started here for a model, with these flags of its engine.
+
+    What the engine chose is told where there are flags, or `notes`.
+    """
     engine = {flag: value for flag, value in (engine or {}).items() if value is not None}
     if model.startswith(("http://", "https://")):
         if engine:
@@ -105,7 +108,7 @@ def connected(
         LocalServer(found, engine_settings(found.folder, engine)) as server,
         connected(server.url) as client,
     ):
-        for note in server.notes if engine else ():
+        for note in server.notes if engine or notes else ():
             click.echo(note, err=True)
         yield client
 

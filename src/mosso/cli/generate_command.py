@@ -19,6 +19,7 @@ from mosso.api.batch_lines import LineError, failure_line, read_object, result_l
 from mosso.api.seats import Seat, Seats, work_through
 from mosso.cli.chat_command import connected
 from mosso.cli.engine_options import brief_engine_options
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 
 RETRY_SECONDS = 1.0
@@ -86,8 +87,7 @@ def command(
     there = len(lines) - len(todo)
     click.echo(f"{len(todo) - failed} answered, {there} were there already, {failed} failed", err=True)
     if failed:
-        requests = "1 request" if failed == 1 else f"{failed} requests"
-        raise UsageError(f"{requests} failed: {target} says why, and a new run tries again")
+        raise UsageError(f"{counted(failed, 'request')} failed: {target} says why, and a new run tries again")
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -67,7 +67,10 @@ def new(file: Path | None, name: str | None, another: bool, **settings: int | No
 @click.argument("file", type=_FILE)
 def list_keys(file: Path) -> None:
     """Print the names in FILE, and their limits."""
-    for key in _checked(file):
+    keys = _checked(file)
+    if not keys:
+        click.echo("no keys", err=True)  # stdout holds names alone
+    for key in keys:
         limits = [f"{limit.name}={getattr(key.limits, limit.name)}" for limit in fields(key.limits)
                   if getattr(key.limits, limit.name) is not None]  # fmt: skip
         several = [f"keys={len(key.digests)}"] if len(key.digests) > 1 else []

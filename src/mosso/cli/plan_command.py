@@ -40,8 +40,8 @@ PUBLISHED = {"20b": GPT_OSS_20B, "120b": GPT_OSS_120B}
 def command(model: str, memory: float | None, preset: Preset, **options: Any) -> None:
     """Show the bytes of MODEL's weights by kind, of KV and activations, and how many tokens fit.
 
-    MODEL: demo, 20b or 120b (nothing needs to be downloaded), a checkpoint folder, or a config.json.
-    Ends with status 1 where not one token fits.
+    MODEL: demo, 20b or 120b (nothing needs to be downloaded), a checkpoint folder, a config.json, or the hub
+    id of a model that was pulled. Ends with status 1 where not one token fits.
     """
     from mosso.checkpoint.schema import total_bytes
     from mosso.model.plan import format_plan, plan_memory

@@ -9,6 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from mosso.core.counting import counted
+
 
 @click.command("random")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -24,17 +26,21 @@ def command(
     The weights mean nothing; sizes, layout and routing are those of the real models, which is what tests and
     benchmarks need.
     """
-    from mosso.checkpoint.random_weights import write_random
+    from mosso.checkpoint.layout import check_free
 
+    if not overwrite:
+        check_free(out)  # before seconds go by in which torch is imported
+    from mosso.checkpoint.random_weights import config_of, write_random
+
+    config = config_of(size, layers)
     columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("writing", total=None)
         write_random(
             out,
-            size,
+            config,
             seed=seed,
-            layers=layers,
             overwrite=overwrite,
             report=lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    click.echo(f"wrote {size} with random weights to {out}")
+    click.echo(f"wrote {size} of {counted(config.num_layers, 'layer')} with random weights to {out}")

@@ -14,6 +14,7 @@ import click
 from mosso.checkpoint.models import find_model
 from mosso.cli.engine_options import engine_options, engine_settings
 from mosso.cli.operations import versions
+from mosso.core.counting import counted
 from mosso.core.errors import MossoError, UsageError
 from mosso.core.requests import Request
 from mosso.engine.client import EngineClient
@@ -54,7 +55,9 @@ def command(capsule: Path, model: str | None, **options: Any) -> None:
     same = True
     for number, (before, now) in enumerate(zip(read.sequences, answers, strict=True)):
         lines = differences(before, now, tokenizer)
-        click.echo(f"sequence {number}: " + "\n  ".join(lines or [f"{len(now.tokens)} tokens, the same"]))
+        click.echo(
+            f"sequence {number}: " + "\n  ".join(lines or [f"{counted(len(now.tokens), 'token')}, the same"])
+        )
         same = same and not lines
     if not same:
         raise UsageError("the answer differs from the capsule's")

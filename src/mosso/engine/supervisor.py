@@ -25,6 +25,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mosso.core.counting import counted
 from mosso.core.errors import EngineError, MossoError, OverloadedError, RequestError, UnavailableError
 from mosso.core.requests import EngineLimits, EngineStats, FinishReason, Request, TokenEvent
 from mosso.core.seeding import with_seed
@@ -262,12 +263,14 @@ class Supervisor:
 
     async def _start_again(self, error: MossoError) -> None:
         """Raises EngineError when it was tried too often."""
+        began = time.monotonic()
         while True:
             await asyncio.sleep(self._next_pause(error))
             logger.warning("starting the engine again")
             self._past = replace(self._past, restarts=self._past.restarts + 1)
             try:
                 await self._start()
+                logger.warning("the engine serves again, after %.1f s", time.monotonic() - began)
                 return
             except MossoError as failure:
                 error = failure
@@ -280,7 +283,8 @@ class Supervisor:
         tries = len(self._restarted)
         if tries >= policy.restarts:
             raise EngineError(
-                f"{error.message}; it was started again {tries} times in {policy.window:.0f} s and stays down"
+                f"{error.message}; it was started again {counted(tries, 'time')} in "
+                f"{policy.window:.0f} s and stays down"
             )
         self._restarted.append(now)
         self._in_a_row += 1

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import uvicorn
 from fastapi import FastAPI
 
+from mosso.core.counting import counted
 from mosso.core.errors import UsageError
 from mosso.server.lifecycle import Lifecycle
 from mosso.server.protocol import Connection
@@ -68,7 +69,7 @@ class Server(uvicorn.Server):
                 self._on_force()
         else:
             self._lifecycle.drain()  # first: the next signal may interrupt this very handler
-            logger.info("draining: %d requests in hand", self._lifecycle.active)
+            logger.info("draining: %s in hand", counted(self._lifecycle.active, "request"))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """What is still in hand is cut now, so that its clients are told before uvicorn closes on them."""
