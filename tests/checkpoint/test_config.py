@@ -156,7 +156,7 @@ def test_a_file_that_is_no_object(tmp_path: Path, text: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"No such file.*config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read: No such file"):
         read_config(tmp_path)
 
 

@@ -53,7 +53,7 @@ def expect(folder: Path, words: str, file: Path, tensor: str | None = NAME) -> N
     error = refusal(folder)
     assert words in error.message
     assert error.file == str(file)
-    assert file.name in error.message
+    assert error.message.startswith(str(file))
     if tensor is not None:
         assert error.tensor == tensor
         assert tensor in error.message
@@ -129,7 +129,7 @@ def test_overlapping_tensors(tmp_path: Path) -> None:
     ).encode()
     file = tmp_path / "x.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(3))
-    with pytest.raises(CheckpointError, match=r"overlap.*tensor b"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors, tensor b: the header's tensors overlap"):
         read_header(file)
 
 
@@ -137,7 +137,7 @@ def test_a_missing_shard(folder: Path) -> None:
     file = shard_of(folder)
     file.unlink()
     error = refusal(folder)
-    assert "a shard that is missing" in error.message
+    assert ": the shard is missing" in error.message
     assert error.file == str(file)
     assert error.tensor is not None
 
@@ -168,13 +168,13 @@ def test_an_index_without_a_map(folder: Path) -> None:
 
 def test_a_tensor_missing_from_the_index(folder: Path) -> None:
     change_index(folder, lambda index: index["weight_map"].pop(NAME))
-    expect(folder, "a tensor is missing", folder)
+    expect(folder, f"tensor {NAME}: is missing", folder)
 
 
 def test_a_tensor_missing_from_its_shard(folder: Path) -> None:
     file = shard_of(folder)
     change_shard(file, lambda tensors: tensors.pop(NAME))
-    expect(folder, "lacks a tensor", file)
+    expect(folder, "is not there, though the index says so", file)
 
 
 def test_a_wrong_shape(folder: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_tensor_that_nobody_asked_for(folder: Path) -> None:
     config |= {"num_hidden_layers": 1, "layer_types": config["layer_types"][:1]}
     (folder / "config.json").write_text(json.dumps(config))
     error = refusal(folder)
-    assert "not one that config.json asks for" in error.message
+    assert ": is not a tensor that config.json asks for" in error.message
     assert error.tensor is not None
     assert error.tensor.startswith("model.layers.1.")
 
@@ -230,7 +230,7 @@ def test_a_file_that_shrinks_after_it_was_opened(folder: Path) -> None:
 def test_a_file_that_vanishes_after_it_was_opened(folder: Path) -> None:
     with open_checkpoint(folder) as checkpoint:
         checkpoint.info(NAME).file.unlink()
-        with pytest.raises(CheckpointError, match=f"No such file.*{NAME}"):
+        with pytest.raises(CheckpointError, match=f"{NAME}: cannot be read: .*No such file"):
             checkpoint.read(NAME)
 
 
@@ -256,7 +256,7 @@ def test_original_missing_and_wrong_tensors_have_their_own_names(original: Path)
     change_shard(file, lambda tensors: tensors.update({name: tensors[name][:-1].clone()}))
     expect(original, "has the shape [127]; config.json asks for [128]", file, name)
     change_shard(file, lambda tensors: tensors.pop(name))
-    expect(original, "a tensor is missing", original, name)
+    expect(original, f"tensor {name}: is missing", original, name)
 
 
 def test_original_tensor_in_two_files(original: Path) -> None:

@@ -89,8 +89,8 @@ def test_a_message_is_the_sentence_that_a_person_reads():
 
 
 def test_a_checkpoint_error_names_file_and_tensor():
-    assert str(CheckpointError("is cut off", file="f", tensor="t")) == "is cut off (file f, tensor t)"
-    assert str(CheckpointError("is cut off", tensor="t")) == "is cut off (tensor t)"
+    assert str(CheckpointError("is cut off", file="f", tensor="t")) == "f, tensor t: is cut off"
+    assert str(CheckpointError("is cut off", tensor="t")) == "tensor t: is cut off"
     assert str(CheckpointError("is cut off")) == "is cut off"
     error = CheckpointError("is cut off", file="f")
     assert (error.file, error.tensor) == ("f", None)

@@ -136,7 +136,7 @@ def test_a_scale_that_the_layout_cannot_hold_is_named(device: torch.device, tmp_
         file.write(b"\xc8")
     with (
         open_checkpoint(tmp_path / "large") as checkpoint,
-        pytest.raises(CheckpointError, match=rf"200.*{info.file.name}.*{name}"),
+        pytest.raises(CheckpointError, match=rf"{info.file.name}, tensor {name}: .*200"),
     ):
         load_gpu_weights(checkpoint, device)
 
@@ -147,5 +147,5 @@ def test_a_file_that_shrinks_is_named(device: torch.device, tmp_path: Path) -> N
         info = checkpoint.info("lm_head.weight")
         with info.file.open("r+b") as file:
             file.truncate(info.offset + info.nbytes - 7)
-        with pytest.raises(CheckpointError, match=r"shrunk .*lm_head.weight"):
+        with pytest.raises(CheckpointError, match=r"tensor lm_head\.weight: .*shrunk"):
             load_gpu_weights(checkpoint, device)

@@ -73,7 +73,7 @@ def _weights_folder(folder: Path) -> Path:
         return inner
     if (folder / "config.json").is_file():
         return folder
-    raise CheckpointError("holds no checkpoint: no config.json", file=str(folder))
+    raise CheckpointError("holds no checkpoint, as it has no config.json", file=str(folder))
 
 
 def _with_index(folder: Path) -> dict[str, StoredTensor]:
@@ -93,7 +93,7 @@ def _with_index(folder: Path) -> dict[str, StoredTensor]:
         if shard not in headers:
             headers[shard] = _shard_header(folder, shard, name)
         if name not in headers[shard]:
-            raise CheckpointError("lacks a tensor that the index says it has", file=str(folder / shard),
+            raise CheckpointError("is not there, though the index says so", file=str(folder / shard),
                                   tensor=shown(name))  # fmt: skip
         tensors[name] = headers[shard][name]
     return tensors
@@ -105,9 +105,7 @@ def _shard_header(folder: Path, shard: str, tensor: str) -> dict[str, StoredTens
     except (OSError, ValueError):  # a name that no file can have
         missing = True
     if missing:
-        raise CheckpointError(
-            "is a shard that is missing", file=str(folder / shown(shard)), tensor=shown(tensor)
-        )
+        raise CheckpointError("the shard is missing", file=str(folder / shown(shard)), tensor=shown(tensor))
     return read_header(folder / shard)
 
 
@@ -165,14 +163,14 @@ def _check(stored: Mapping[str, StoredTensor], specs: Mapping[str, TensorSpec], 
     for name, spec in specs.items():
         tensor = stored.get(name)
         if tensor is None:
-            raise CheckpointError("a tensor is missing", file=str(folder), tensor=name)
+            raise CheckpointError("is missing", file=str(folder), tensor=name)
         if tensor.shape != spec.shape:
             problem = f"has the shape {shown(list(tensor.shape))}; config.json asks for {list(spec.shape)}"
-            raise CheckpointError(f"a tensor {problem}", file=str(tensor.file), tensor=name)
+            raise CheckpointError(problem, file=str(tensor.file), tensor=name)
         if tensor.dtype not in spec.dtypes:
             problem = f"has the dtype {tensor.dtype}, not {' or '.join(spec.dtypes)}"
-            raise CheckpointError(f"a tensor {problem}", file=str(tensor.file), tensor=name)
+            raise CheckpointError(problem, file=str(tensor.file), tensor=name)
     for name in stored.keys() - specs.keys():
         raise CheckpointError(
-            "a tensor is not one that config.json asks for", file=str(stored[name].file), tensor=shown(name)
+            "is not a tensor that config.json asks for", file=str(stored[name].file), tensor=shown(name)
         )

@@ -130,7 +130,9 @@ class Checkpoint:
                     f"cannot be read: {error.strerror}", file=str(stored.file), tensor=name
                 ) from error
             if count == 0:
-                raise CheckpointError("has shrunk since it was opened", file=str(stored.file), tensor=name)
+                raise CheckpointError(
+                    "the file has shrunk since it was opened", file=str(stored.file), tensor=name
+                )
             target, at = target[count:], at + count
 
     def close(self) -> None:

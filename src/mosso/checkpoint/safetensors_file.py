@@ -85,7 +85,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _entry(name: str, value: Any, file: Path, start: int) -> StoredTensor:
     def fail(problem: str) -> CheckpointError:
-        return CheckpointError(f"a tensor's header entry {problem}", file=str(file), tensor=shown(name))
+        return CheckpointError(f"its header entry {problem}", file=str(file), tensor=shown(name))
 
     if not isinstance(value, dict):
         raise fail("is not an object")
@@ -116,14 +116,16 @@ def _check_extent(tensors: dict[str, StoredTensor], start: int, size: int, file:
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if tensor.offset != end:
             raise CheckpointError(
-                f"has a header whose tensors {'overlap' if tensor.offset < end else 'leave a gap'}",
+                f"the header's tensors {'overlap' if tensor.offset < end else 'leave a gap'}",
                 file=str(file),
                 tensor=shown(name),
             )
         end = tensor.offset + tensor.nbytes
         if end > size:
             raise CheckpointError(
-                f"is truncated: {size} bytes, the tensor ends at {end}", file=str(file), tensor=shown(name)
+                f"the file is truncated: {size} bytes, the tensor ends at {end}",
+                file=str(file),
+                tensor=shown(name),
             )
     if end < size:
         raise CheckpointError(f"has {size - end} bytes after its last tensor", file=str(file))

@@ -63,7 +63,7 @@ def write_checkpoint(
             _check(name, tensor, specs.pop(name, None), folder)
             shards.add(name, tensor)
         if specs:
-            raise CheckpointError("a tensor was not given", file=str(folder), tensor=next(iter(specs)))
+            raise CheckpointError("was not given", file=str(folder), tensor=next(iter(specs)))
         dtype = _FULL_NAMES[shards.dtype]
         values = config_json(config, experts_format=experts_format, dtype=dtype, generation=generation)
         texts = {"config.json": _json(values), "generation_config.json": _json(generation_json(generation))}
@@ -137,13 +137,11 @@ def _prepare(folder: Path, overwrite: bool) -> None:
 
 def _check(name: str, tensor: torch.Tensor, spec: TensorSpec | None, folder: Path) -> None:
     if spec is None:
-        raise CheckpointError("a tensor is unknown or was given twice", file=str(folder), tensor=name)
+        raise CheckpointError("is unknown or was given twice", file=str(folder), tensor=name)
     dtype = _DTYPES.get(tensor.dtype, str(tensor.dtype))
     if tuple(tensor.shape) != spec.shape or dtype not in spec.dtypes:
         wanted = f"{' or '.join(spec.dtypes)} {list(spec.shape)}"
-        raise CheckpointError(
-            f"a tensor is {dtype} {list(tensor.shape)}, not {wanted}", file=str(folder), tensor=name
-        )
+        raise CheckpointError(f"is {dtype} {list(tensor.shape)}, not {wanted}", file=str(folder), tensor=name)
 
 
 def _json(values: dict[str, Any]) -> str:

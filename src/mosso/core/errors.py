@@ -32,11 +32,14 @@ class UsageError(MossoError):
 
 
 class CheckpointError(UsageError):
-    """A checkpoint is damaged, incomplete, or of another architecture."""
+    """A checkpoint is damaged, incomplete, or of another architecture.
+
+    The sentence begins with what it is about: FILE, tensor NAME: ...
+    """
 
     def __init__(self, message: str, *, file: str | None = None, tensor: str | None = None) -> None:
-        where = ", ".join(f"{kind} {name}" for kind, name in (("file", file), ("tensor", tensor)) if name)
-        super().__init__(f"{message} ({where})" if where else message)
+        where = [*([file] if file else []), *([f"tensor {tensor}"] if tensor else [])]
+        super().__init__(": ".join([*([", ".join(where)] if where else []), message]))
         self.file = file
         self.tensor = tensor
 

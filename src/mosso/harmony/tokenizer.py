@@ -98,7 +98,7 @@ class Tokenizer:
             for name in ("tokenizer.json", VOCABULARY_FILE):
                 if (place / name).is_file():
                     return cls.from_file(place / name)
-        raise CheckpointError("the checkpoint has no tokenizer", file=str(folder / "tokenizer.json"))
+        raise CheckpointError("the checkpoint has no tokenizer", file=str(folder))
 
     @property
     def vocab_size(self) -> int:
