@@ -149,13 +149,30 @@ def test_other_choices_fit_the_smallest_chip_too(
     assert len(fitting(arch, config, tmp_path, *flags)) > 10
 
 
-def test_no_product_loses_its_weights_while_it_runs(tmp_path: Path) -> None:
-    """On Hopper: by the PTX of every kernel, of both models' tiles."""
+@pytest.fixture(scope="module")
+def hopper_ptx(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Names and PTX of all kernels for Hopper, of both models' tiles."""
+    folder = tmp_path_factory.mktemp("hopper")
     for config in (GPT_OSS_20B, GPT_OSS_120B):
-        fitting("sm_90", config, tmp_path, TRITON_CACHE_DIR=str(tmp_path))
-    texts = {str(file): file.read_text() for file in tmp_path.rglob("*.ptx")}
-    assert sum("wgmma.mma_async" in text for text in texts.values()) > 10
-    assert [name for name, text in texts.items() if overwritten_weights(text)] == []
+        fitting("sm_90", config, folder, TRITON_CACHE_DIR=str(folder))
+    return [(file.stem, file.read_text()) for file in folder.rglob("*.ptx")]
+
+
+def test_no_product_loses_its_weights_while_it_runs(hopper_ptx: list[tuple[str, str]]) -> None:
+    assert sum("wgmma.mma_async" in text for _, text in hopper_ptx) > 10
+    assert [name for name, text in hopper_ptx if overwritten_weights(text)] == []
+
+
+def test_every_kernel_starts_beside_the_one_ahead_and_those_with_weights_fetch_first(
+    hopper_ptx: list[tuple[str, str]],
+) -> None:
+    """Programmatic dependent launch: what comes before the wait does not depend on the kernel ahead."""
+    early = set()
+    for name, text in hopper_ptx:
+        assert text.count("griddepcontrol.launch_dependents") == text.count("griddepcontrol.wait") == 1, name
+        if re.search(r"ld\.global|cp\.async\.c[ag]", text.partition("griddepcontrol.wait")[0]):
+            early.add(name)
+    assert early >= {"_qkv_kernel", "_linear_kernel", "_few_kernel", "_down_kernel", "_decode_kernel"}
 
 
 _PRODUCT = """
