@@ -10,13 +10,24 @@ from functools import partial
 import click
 import pytest
 from click.testing import CliRunner
+from http_fakes import answering
 from steady_clock import SteadyClock
 
 from mosso.bench.overload import Overload, measure, measure_here
 from mosso.cli.bench_overload import tell
 from mosso.cli.main import main
+from mosso.core.errors import UsageError
 
-SHORT = Overload(words=3, output=4, users=3, factor=3.0, alone_requests=4, capacity_seconds=1.0, seconds=1.0)
+SHORT = Overload(
+    words=3,
+    output=4,
+    users=3,
+    factor=3.0,
+    alone_requests=4,
+    capacity_seconds=1.0,
+    seconds=1.0,
+    api_key="sk-1",
+)
 REFUSED = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 2\r\n\r\n{}"
 EVENTS = [json.dumps({"choices": [{"text": "a"}]}).encode()] * 4 + [
     json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}).encode(),
@@ -39,6 +50,7 @@ async def busy_server(rows: int, refusal: bytes = REFUSED):
     async def serve(reader, writer):
         nonlocal running
         head = await reader.readuntil(b"\r\n\r\n")
+        assert b"\r\nAuthorization: Bearer sk-1\r\n" in head  # else no answer
         length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
         seen.append(json.loads(await reader.readexactly(int(length.split(b":")[1]))))
         if running < rows:
@@ -107,6 +119,21 @@ def test_phases_are_told_from_the_process_that_asks(capfd):
     said = capfd.readouterr()
     assert "capacity: 3 clients for 1 s\n" in said.err
     assert said.out == ""
+
+
+def test_the_command_hands_on_key_and_model(monkeypatch):
+    asked = []
+
+    def measured(url, model, load, say):
+        asked.append((url, model, load.api_key))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("mosso.bench.overload.measure", measured)
+    models = json.dumps({"object": "list", "data": [{"id": "first", "object": "model"}]}).encode()
+    with answering(lambda *_: (200, "application/json", models)) as url:
+        for flags in (("--api-key", "sk-1"), ("--api-key", "sk-1", "--name", "other")):
+            CliRunner().invoke(main, ["bench", "overload", url, *flags])
+    assert asked == [(f"{url}/v1", "first", "sk-1"), (f"{url}/v1", "other", "sk-1")]
 
 
 def test_settings_of_a_server_elsewhere_are_refused():

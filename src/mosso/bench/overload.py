@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -44,6 +44,7 @@ class Overload:
     alone_requests: int = 100
     capacity_seconds: float = 20.0
     seconds: float = 120.0
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ async def measure_here(url: str, model: str, load: Overload, say: Say, seed: int
 def _calls(target: SplitResult, model: str, load: Overload, rng: random.Random) -> Iterator[bytes]:
     form = Load(users=1, requests=1, words=load.words, output=load.output, full=True, completions=True)
     while True:
-        yield http_call(target, body_of(rng, model, form))
+        yield http_call(target, body_of(rng, model, form), load.api_key)
 
 
 async def _ask(target: SplitResult, call: bytes) -> Outcome:

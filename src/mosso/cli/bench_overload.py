@@ -34,6 +34,8 @@ _TIMES = ("whole_ms", "first_token_ms", "per_token_ms")
     type=FiniteRange(min=0),
     help="For a MODEL that is served here, as of `mosso serve`; default: 0, nobody waits.",
 )
+@click.option("--api-key", envvar="OPENAI_API_KEY", help="For a URL that asks for one.")
+@click.option("--name", help="Which of a server's models; default: its first.")
 @engine_options
 def command(
     model: str,
@@ -43,6 +45,8 @@ def command(
     output: int,
     users: int,
     max_queue_seconds: float | None,
+    api_key: str | None,
+    name: str | None,
     **engine: Any,
 ) -> None:
     """Requests at many times the capacity of a server: how it serves those that it takes, and refuses others.
@@ -56,9 +60,9 @@ def command(
     from mosso.bench.overload import Overload, measure
     from mosso.bench.provenance import provenance
 
-    load = Overload(prompt_tokens, output, users, factor, seconds=60 * minutes)
-    with _served(model, max_queue_seconds, engine) as (url, name):
-        found = measure(url, name, load, partial(click.echo, err=True))
+    load = Overload(prompt_tokens, output, users, factor, seconds=60 * minutes, api_key=api_key)
+    with _served(model, max_queue_seconds, api_key, engine) as (url, first):
+        found = measure(url, name or first, load, partial(click.echo, err=True))
     tell(found)
     click.echo(json.dumps({"bench": "overload", "model": model, **provenance(), **found}))
     if not found["capacity"]:
@@ -70,14 +74,16 @@ def command(
 
 
 @contextmanager
-def _served(model: str, max_queue_seconds: float | None, engine: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The API's address and the model's name there."""
+def _served(
+    model: str, max_queue_seconds: float | None, api_key: str | None, engine: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """The API's address and its first model's name."""
     from mosso.cli.chat_command import connected
 
     if model.startswith(("http://", "https://")):
         if max_queue_seconds is not None:
             raise UsageError("--max-queue-seconds: the server at a URL has its settings already")
-        with connected(model, engine=engine) as client:
+        with connected(model, api_key, engine) as client:
             yield client.url, client.first_model()
         return
     from mosso.checkpoint.models import find_model
