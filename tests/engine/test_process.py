@@ -74,6 +74,11 @@ async def gone(pid: int) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_what_has_no_effect_on_the_cpu_is_said(settings):
+    async with running(settings(gpu_memory=0.5)) as client:
+        assert client.notes[0] == "--gpu-memory bounds nothing: no GPU is used"
+
+
 async def test_what_the_engine_has_not_seen_counts_as_arriving(settings, request_of):
     async with running(settings()) as client:
         os.kill(client.pid, signal.SIGSTOP)

@@ -20,7 +20,7 @@ from mosso.engine.messages import Emit, Progress, Ready, ToEngine
 from mosso.engine.pulse import Pulse
 from mosso.engine.runner import Runner, TorchRunner
 from mosso.engine.sampler import Sampler
-from mosso.engine.settings import EXPANDED_LIMIT, MIB, EngineSettings
+from mosso.engine.settings import EXPANDED_LIMIT, GPU_MEMORY, MIB, EngineSettings
 from mosso.engine.table import RowTable
 from mosso.grammar import HarmonyConstrainer
 from mosso.kernels import native
@@ -96,7 +96,8 @@ def build_cpu(
         Sampler(table, settings.rows, device, operations, constrainer),
         partial(forward, weights, config, kv, operations=operations, mark=pulse.mark),
     )
-    return runner, budget, (note, describe_kernels(operations, device))
+    idle = () if settings.gpu_memory == GPU_MEMORY else ("--gpu-memory bounds nothing: no GPU is used",)
+    return runner, budget, (*idle, note, describe_kernels(operations, device))
 
 
 def find_cuda(settings: EngineSettings) -> bool:

@@ -27,6 +27,7 @@ EXPANDED_LIMIT = 512 * MIB
 demo and test models, never 20b."""
 
 CPU_KV_MEMORY = 1024 * MIB
+GPU_MEMORY = 0.93  # a share
 LARGE_WEIGHTS = 32 * GIB
 """Above it a GPU has half the rows: their windows take what the weights left. For throughput it reads prompts
 in longer steps, so that each of 128 experts has enough to do."""
@@ -81,7 +82,7 @@ class EngineSettings:
     prefill_budget: int | None = None  # of these, prompt tokens beside rows that decode
     max_rows: int | None = None  # requests that run at once
     max_context: int | None = None  # prompt and generated tokens of one request; None: what fits
-    gpu_memory: float = 0.93  # all that the process takes on the device: a share (at most 1) or bytes
+    gpu_memory: float = GPU_MEMORY  # all that the process takes on the device: a share (at most 1) or bytes
     kv_memory: int | None = (
         None  # bytes of KV cache, both groups; None: 1 GiB, on CUDA what gpu_memory leaves
     )
