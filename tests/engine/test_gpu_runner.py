@@ -329,6 +329,7 @@ def test_graphs_give_the_eager_tokens(gpu, request_of):
 
 
 @needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_launch_waits_for_nothing(gpu, requests):
     """No synchronising call is made by `launch`, whatever the step is."""
     engine = gpu()
