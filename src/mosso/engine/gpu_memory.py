@@ -23,7 +23,7 @@ class DeviceMemory:
     device: torch.device
     total: int
     bound: int  # what this process may take in all
-    free_at_start: int  # once our own context was there
+    free_at_start: int  # once our own context was there, had torch held nothing by then
 
     @classmethod
     def open(cls, device: torch.device, asked: float) -> DeviceMemory:
@@ -35,7 +35,7 @@ class DeviceMemory:
                 f"--gpu-memory asks for {bound / MIB:,.0f} MiB of {device}, "
                 f"which has {free / MIB:,.0f} of its {total / MIB:,.0f} MiB free"
             )
-        return cls(device, total, bound, free)
+        return cls(device, total, bound, free + torch.cuda.memory_reserved(device))
 
     def used(self) -> int:
         """What this process takes now, its context (by estimate) included."""
