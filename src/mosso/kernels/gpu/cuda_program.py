@@ -1,8 +1,8 @@
 """Programs in CUDA C++ beside Triton's kernels: compiled by NVRTC, kept on disk, launched on torch's streams.
 
 NVRTC and the driver are reached by NVIDIA's own package, cuda-bindings, which torch's CUDA wheels depend on.
-An installation without them, or with an NVRTC that is too old for Hopper's instructions, has no `compiler()`, and
-whoever would launch a program takes a Triton kernel.
+An installation without them, or with an NVRTC that is too old for Hopper, has no `compiler()`, and whoever
+would launch a program takes a Triton kernel.
 
 Machine code lies in Triton's cache folder under a hash of all that it follows from. A launch on meta tensors
 is noted instead of done, as compile.plan wants it.
