@@ -19,8 +19,9 @@ except ModuleNotFoundError:  # on a machine that is there for its GPU
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# As many tests run at once as there are cores: torch's threads would only wait for each other, and busily,
-# for two and a half times the processor's time. An engine's process has as many as its settings say.
+# No fewer tests run at once than there are cores: torch's threads would only wait for each other, and busily,
+# for two and a half times the processor's time. The variable is for processes that tests start; an engine's
+# has as many threads as its settings say.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 

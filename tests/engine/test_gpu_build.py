@@ -141,6 +141,10 @@ def test_a_share_is_of_the_device_and_bytes_are_bytes(pretended):
         DeviceMemory.open(CPU, 0.93)
 
 
+def test_what_torch_holds_is_there_to_be_asked_for(pretended):
+    assert DeviceMemory.open(CPU, 71.2 * GIB).free_at_start == 70 * GIB + BEFORE
+
+
 def test_too_little_for_pages_is_said(model, pretended):
     builder, _ = build(model, gpu_memory=float(LOADED + CONTEXT_BYTES + (100 << 20)))
     with pytest.raises(UsageError, match=r"--gpu-memory leaves too little"):

@@ -29,13 +29,14 @@ class DeviceMemory:
     def open(cls, device: torch.device, asked: float) -> DeviceMemory:
         """Raises UsageError when others have taken too much."""
         free, total = torch.cuda.mem_get_info(device)
+        available = free + torch.cuda.memory_reserved(device)
         bound = bound_bytes(asked, total)
-        if bound > free + CONTEXT_BYTES:
+        if bound > available + CONTEXT_BYTES:
             raise UsageError(
                 f"--gpu-memory asks for {bound / MIB:,.0f} MiB of {device}, "
                 f"which has {free / MIB:,.0f} of its {total / MIB:,.0f} MiB free"
             )
-        return cls(device, total, bound, free + torch.cuda.memory_reserved(device))
+        return cls(device, total, bound, available)
 
     def used(self) -> int:
         """What this process takes now, its context (by estimate) included."""
