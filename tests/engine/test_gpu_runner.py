@@ -22,7 +22,7 @@ from mosso.core.config import ModelConfig
 from mosso.core.requests import FinishReason
 from mosso.core.steps import RowWork
 from mosso.engine.build import build_loop
-from mosso.engine.gpu_graphs import GpuGraphs, decode
+from mosso.engine.gpu_graphs import GpuGraphs, GraphMemory, PieceGraphs, decode
 from mosso.engine.gpu_inputs import SLOTS, StepInputs, gather, layout
 from mosso.engine.gpu_runner import GpuRunner
 from mosso.engine.gpu_table import GpuTable
@@ -31,7 +31,7 @@ from mosso.engine.settings import EngineSettings
 from mosso.model.gpu_forward import GpuModel
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, TWINS, deterministic
-from mosso.model.gpu_plan import decode_sizes
+from mosso.model.gpu_plan import decode_sizes, piece_sizes
 from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV
 from mosso.model.reference import logits as reference_logits
@@ -98,13 +98,22 @@ class GpuBench(Bench):
         table = GpuTable(c.max_rows, c.max_context, PAGE, DEVICE, (c.full_pages, c.window_pages))
         model = GpuModel(weights, CONFIG, kv, table.tokens, table.pages, self.ops)
         inputs = StepInputs(c.token_budget, c.max_rows, DEVICE)
-        graphs = self.make_graphs(model, inputs, table.scratch)
-        return GpuRunner(model, table, inputs, graphs, self.constrainer)
+        memory = GraphMemory(DEVICE)
+        pieces = self.make_pieces(model, inputs, memory, table.scratch)
+        graphs = self.make_graphs(model, inputs, memory, table.scratch)
+        return GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)
 
-    def make_graphs(self, model, inputs, scratch):
+    def make_pieces(self, model, inputs, memory, scratch):
         if not self.graphs:
             return None
-        graphs = GpuGraphs(model, inputs, scratch)
+        pieces = PieceGraphs.allocate(model, inputs, memory, piece_sizes(self.config.token_budget))
+        pieces.reserve(scratch)
+        return pieces
+
+    def make_graphs(self, model, inputs, memory, scratch):
+        if not self.graphs:
+            return None
+        graphs = GpuGraphs(model, inputs, scratch, memory)
         graphs.warm_up(decode_sizes(self.config.max_rows))
         graphs.capture(decode_sizes(self.config.max_rows))
         return graphs
@@ -121,14 +130,32 @@ class PretendedGraphs(GpuGraphs):
         return decode(self.model, self.inputs, size, drawn=drawn)
 
 
+class PretendedPieces(PieceGraphs):
+    """The same for steps with prompts."""
+
+    def _capture(self, size):
+        pass
+
+
 class PaddedBench(GpuBench):
-    def make_graphs(self, model, inputs, scratch):
-        graphs = PretendedGraphs(model, inputs, scratch)
+    def make_graphs(self, model, inputs, memory, scratch):
+        graphs = PretendedGraphs(model, inputs, scratch, memory)
         graphs.sizes = (3, 8, 16)
         return graphs
 
+    def make_pieces(self, model, inputs, memory, scratch):
+        pieces = PretendedPieces.allocate(model, inputs, memory, (11, 30, 64))
+        for tensor in (pieces.between.x, pieces.between.qkv, pieces.between.gathered):
+            tensor.fill_(torch.nan)
+        pieces.reserve(scratch)
+        return pieces
+
 
 class DeterministicBench(GpuBench):
+    ops = deterministic(OPS)
+
+
+class PaddedDeterministicBench(PaddedBench):
     ops = deterministic(OPS)
 
 
@@ -194,7 +221,7 @@ def assert_likeliest(requests, outcomes, plain_weights, slack=SLACK):
     ],
     ids=["batched", "chunked", "preempted", "few rows", "uncached"],
 )
-@pytest.mark.parametrize("kind", [GpuBench, DeterministicBench, PaddedBench, *[EagerBench] * CUDA])
+@pytest.mark.parametrize("kind", [GpuBench, DeterministicBench, PaddedBench, PaddedDeterministicBench, *[EagerBench] * CUDA])
 def test_greedy_tokens_are_the_references(gpu, requests, plain_weights, sizes, kind):
     engine = gpu(kind, **sizes)
     outcomes = engine.run(requests)
@@ -394,7 +421,7 @@ def test_tokens_are_gathered_with_the_single_ones_first():
 
 def test_the_parts_of_a_step_do_not_overlap():
     place = layout(10, 3, 2)
-    sizes = [2 * 3, 10, 10, *[3] * 8, 2, 3, 2]
+    sizes = [10, 10, 2 * 3, *[3] * 8, 2, 3, 2]
     starts = [getattr(place, name) for name in place.__slots__[3:]]
     assert all(start % 4 == 0 for start in starts)
     assert all(start + size <= after for start, size, after in zip(starts, sizes, starts[1:], strict=False))

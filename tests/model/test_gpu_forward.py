@@ -147,7 +147,7 @@ def expected(source, tokens):
 
 def test_a_twin_is_called_as_its_kernel_is():
     kernels = [field.name for field in fields(GpuOperations) if callable(getattr(TRITON, field.name))]
-    kernels.remove("linear")  # torch's own
+    kernels.remove("linear")  # the library's in both
     for name in kernels:
         kernel, twin = getattr(TRITON, name), getattr(TWINS, name)
         assert kernel is not twin, name

@@ -12,7 +12,7 @@ from mosso.core.constraints import Constrainer
 from mosso.core.errors import UsageError
 from mosso.core.steps import RowWork
 from mosso.engine.gpu_compile import start_compiling
-from mosso.engine.gpu_graphs import GpuGraphs
+from mosso.engine.gpu_graphs import GpuGraphs, GraphMemory, PieceGraphs
 from mosso.engine.gpu_inputs import StepInputs, gather, pack
 from mosso.engine.gpu_memory import DeviceMemory
 from mosso.engine.gpu_rows import RowParams
@@ -31,6 +31,7 @@ from mosso.model.gpu_plan import (
     embedding_on_host,
     graphs_bytes,
     logits_bytes,
+    piece_sizes,
 )
 from mosso.model.gpu_weights import GpuWeights
 from mosso.model.paged import PagedKV
@@ -122,13 +123,14 @@ class _Builder:
         sizes = decode_sizes(settings.rows)
         small = self.model(self.allocate(1, 1), table)
         emit(Progress("warming up"))
-        GpuGraphs(small, inputs, table.scratch).warm_up(sizes)
+        graph_memory = GraphMemory(self.device)
+        GpuGraphs(small, inputs, table.scratch, graph_memory).warm_up(sizes)
         workspace = self.measure_step(small, inputs, longest) + WORKSPACE_SLACK
         del small
         torch.cuda.empty_cache()
 
         before = self.memory.used()
-        graphs_room = graphs_bytes(config, settings.rows)
+        graphs_room = graphs_bytes(config, settings.rows, settings.budget)
         scratch = sum(kv_page_bytes(config, settings))  # a page of each group
         left = self.memory.bound - before - workspace - graphs_room - scratch
         budget = kv_budget(config, settings, left)
@@ -137,7 +139,9 @@ class _Builder:
         model = self.model(kv, table)
         with_pages = self.memory.used()
         emit(Progress("capturing graphs"))
-        graphs = GpuGraphs(model, inputs, table.scratch)
+        pieces = PieceGraphs.allocate(model, inputs, graph_memory, piece_sizes(settings.budget))
+        pieces.reserve(table.scratch)  # longer steps than the others: so these find their memory there
+        graphs = GpuGraphs(model, inputs, table.scratch, graph_memory)
         graphs.capture(sizes)
         self.memory.enforce()
         after = self.memory.used()
@@ -146,7 +150,7 @@ class _Builder:
             f"a step's workspace {workspace / MIB:,.0f}, graphs {(after - with_pages) / MIB:,.0f} "
             f"(room {graphs_room / MIB:,.0f}), now {after / MIB:,.0f}"
         )
-        runner = GpuRunner(model, table, inputs, graphs, self.constrainer)
+        runner = GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)
         return GpuEngine(runner, budget, (compiled, taken))
 
     def model(self, kv: PagedKV, table: GpuTable) -> GpuModel:
