@@ -30,6 +30,7 @@ GIB = 1 << 30
 CPU = torch.device("cpu")
 STEP = 123 << 20  # bytes that a step is said to take
 LOADED = 2 * GIB  # and the weights
+BEFORE = 1 * GIB  # and torch held before there was an engine
 
 
 class Graph:
@@ -42,15 +43,15 @@ def pretended(monkeypatch):
     """A device of 80 GiB, of which 70 are free at first; returns the shares that torch was allowed."""
     allowed: list[float] = []
     free = iter([70 * GIB])
-    held = LOADED  # what torch has reserved
+    held = BEFORE  # what torch has reserved
 
     def synchronize(*_):  # a step was run
         nonlocal held
-        held = LOADED + STEP
+        held = BEFORE + LOADED + STEP
 
     def empty_cache():
         nonlocal held
-        held = LOADED
+        held = BEFORE + LOADED
 
     fakes = {
         "mem_get_info": lambda device: (next(free, 70 * GIB - LOADED), 80 * GIB),
@@ -113,7 +114,7 @@ def test_without_kv_memory_pages_take_all_that_is_left(model, pretended, monkeyp
     builder.build(lambda _: None, "")
     rest = (STEP + WORKSPACE_SLACK, graphs_bytes(builder.config, 8))
     scratch = sum(kv_page_bytes(builder.config, settings))
-    assert asked == [8 * GIB - LOADED - CONTEXT_BYTES - sum(rest) - scratch]
+    assert asked == [8 * GIB - BEFORE - LOADED - CONTEXT_BYTES - sum(rest) - scratch]
 
 
 def test_a_step_is_measured_with_the_shaped_logits_behind_it(model, pretended, monkeypatch):
