@@ -131,7 +131,15 @@ class PretendedGraphs(GpuGraphs):
 
 
 class PretendedPieces(PieceGraphs):
-    """The same for steps with prompts."""
+    """The same for steps with prompts; notes of each its tokens, padded, and how many decode."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.steps = []
+
+    def forward(self, step):
+        self.steps.append((len(step.rows), step.decodes))
+        return super().forward(step)
 
     def _capture(self, size):
         pass
@@ -221,7 +229,9 @@ def assert_likeliest(requests, outcomes, plain_weights, slack=SLACK):
     ],
     ids=["batched", "chunked", "preempted", "few rows", "uncached"],
 )
-@pytest.mark.parametrize("kind", [GpuBench, DeterministicBench, PaddedBench, PaddedDeterministicBench, *[EagerBench] * CUDA])
+@pytest.mark.parametrize(
+    "kind", [GpuBench, DeterministicBench, PaddedBench, PaddedDeterministicBench, *[EagerBench] * CUDA]
+)
 def test_greedy_tokens_are_the_references(gpu, requests, plain_weights, sizes, kind):
     engine = gpu(kind, **sizes)
     outcomes = engine.run(requests)
@@ -353,6 +363,33 @@ def test_graphs_give_the_eager_tokens(gpu, request_of):
     with_graphs, eager = gpu(max_rows=4).run(few), gpu(EagerBench, max_rows=4).run(few)
     for name, outcome in eager.items():
         assert with_graphs[name].tokens == outcome.tokens
+
+
+@needs_cuda
+@pytest.mark.parametrize("kind", [GpuBench, DeterministicBench])
+def test_captured_pieces_give_what_they_gave_before(gpu, request_of, kind):
+    """The first round captures pieces behind its steps, the second replays them."""
+    engine = gpu(kind, prefix_cache=False, token_budget=96)
+    rounds = []
+    for _ in range(2):
+        some = [
+            request_of(f"r{i}", prompt(i, 40 + 31 * i), max_tokens=20, temperature=1.0, seed=i)
+            for i in range(6)
+        ]
+        engine.outcomes.clear()
+        rounds.append({name: outcome.tokens for name, outcome in engine.run(some).items()})
+    assert rounds[0] == rounds[1]
+
+
+def test_a_step_with_prompts_is_padded_to_the_next_size(gpu, request_of):
+    engine = gpu(PaddedBench, token_budget=96)
+    engine.run([request_of("a", prompt(1, 20), max_tokens=3)])
+    engine.run([request_of("b", prompt(2, 90), max_tokens=2)])
+    engine.run([request_of("c", prompt(3, 30), max_tokens=4), request_of("d", prompt(4, 33), max_tokens=4)])
+    pieces = engine.runner._pieces
+    assert pieces.steps == [(64, 0), (30, 0), (64, 0)], "the first reserves memory; 90 are too many"
+    assert pieces.size_for(64) == 64
+    assert pieces.size_for(65) is None
 
 
 @needs_cuda

@@ -89,7 +89,6 @@ class Rows:
         for row in order:
             self.drop_stale(row)
             self.done[row] += work[row]
-        assert not (padding and stretches)
         scratch = self.model.tokens.shape[0] - 1
         spans = None
         if stretches:
@@ -101,7 +100,7 @@ class Rows:
             rows=self.ints(rows + [scratch] * padding),
             positions=self.ints(positions + [0] * padding),
             active=self.ints([len(rows)]),
-            decodes=len(decodes) + padding,
+            decodes=len(decodes) + (0 if stretches else padding),
             spans=spans,
             sample_at=self.ints([end - 1 for end in accumulate(counts)]),
         )
@@ -165,6 +164,7 @@ SCHEDULES = {
     "much padding": [({0: 10, 1: 2}, 0), ({0: 1, 1: 1}, 30), ({0: 1, 1: 1}, 70)],
     "mixed": [({3: 30}, 0), ({3: 1, 0: 11}, 0), ({0: 9, 3: 1, 2: 20}, 0), ({1: 5, 3: 1, 0: 1}, 0)],
     "mixed, many": [({1: 3, 0: 30}, 0), ({0: 1, 1: 1, 3: 80, 2: 10}, 0), ({2: 9, 0: 1, 3: 1}, 0)],
+    "mixed, padded": [({1: 3, 0: 30}, 5), ({0: 1, 1: 1, 3: 80, 2: 10}, 40), ({2: 9, 0: 1, 3: 1}, 1)],
 }
 
 
@@ -196,7 +196,7 @@ WIDE = replace(TRITON, few_tokens=16, some_tokens=64)  # in the interpreter two 
 KERNELS = {
     "few": (WIDE, [({0: 5, 1: 1}, 0), ({0: 1, 1: 1}, 2)]),
     "some": (TRITON, [({0: 9, 1: 2}, 0), ({0: 2, 1: 1, 2: 5}, 0)]),
-    "many": (TRITON, [({0: 30, 1: 1}, 0), ({0: 1}, 16)]),
+    "many": (TRITON, [({0: 30, 1: 1}, 3), ({0: 1}, 16)]),
     "deterministic": (deterministic(TRITON), [({0: 30, 1: 1}, 0), ({1: 1, 2: 5}, 0), ({0: 1}, 2)]),
 }
 

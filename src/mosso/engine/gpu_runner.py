@@ -122,7 +122,8 @@ class GpuRunner:
     ) -> tuple[Shaped | None, tuple[tuple[int, str], ...]]:
         """Compute the step and draw → (what was drawn, or None if it samples nothing; the rows that cannot).
 
-        size: of the graphs that it is padded to, if any. What rows may draw is asked for only when the forward pass is under way.
+        size: of the graphs that it is padded to, if any. What rows may draw is asked for only when the
+        forward pass is under way.
         """
         decode, samples = batch.is_decode, len(batch.sample_rows)
         outputs = self._params.outputs(batch.sample_rows, batch.sample_positions)

@@ -44,8 +44,8 @@ class Between:
 def run_piece(model: GpuModel, step: GpuStep, index: int, between: Between) -> None:
     """From behind attention `index` - 1, or the start, to attention `index`, or the end; index 0 … layers.
 
-    Between two pieces the caller turns the queries in `qkv` into what they gather. Of `step` a piece reads rows,
-    positions and active. Never waits for the device.
+    Between two pieces the caller turns the queries in `qkv` into what they gather. Of `step` a piece reads
+    rows, positions and active. Never waits for the device.
     """
     x, layers = between.x, model.weights.layers
     if index == 0:

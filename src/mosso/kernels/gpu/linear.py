@@ -60,7 +60,7 @@ def tiling(tokens: int, n: int) -> Tiling:
 def library_linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x [T, K] · weight [N, K]ᵀ + bias [N] by the library's product, for any T → [T, N]; into `out`, if given."""
+    """x [T, K] · weight [N, K]ᵀ + bias [N] by the library, for any T → [T, N]; into `out`, if given."""
     return F.linear(x, weight, bias) if out is None else torch.addmm(bias, x, weight.T, out=out)
 
 
