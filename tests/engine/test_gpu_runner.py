@@ -99,8 +99,8 @@ class GpuBench(Bench):
         model = GpuModel(weights, CONFIG, kv, table.tokens, table.pages, self.ops)
         inputs = StepInputs(c.token_budget, c.max_rows, DEVICE)
         memory = GraphMemory(DEVICE)
-        pieces = self.make_pieces(model, inputs, memory, table.scratch)
         graphs = self.make_graphs(model, inputs, memory, table.scratch)
+        pieces = self.make_pieces(model, inputs, memory, table.scratch)
         return GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)
 
     def make_pieces(self, model, inputs, memory, scratch):
@@ -358,8 +358,9 @@ def test_a_failed_step_hurts_only_what_ran(gpu, requests, plain_weights, monkeyp
 
 @needs_cuda
 def test_graphs_give_the_eager_tokens(gpu, request_of):
-    """Four rows, a size that has a graph, so that both ways launch the same kernels."""
-    few = [request_of(f"g{i}", prompt(i, 30), max_tokens=40, temperature=1.0, seed=i) for i in range(4)]
+    """Four rows, a size that has a graph, and four prompts of a size that has: both ways launch the same
+    kernels."""
+    few = [request_of(f"g{i}", prompt(i, 16), max_tokens=40, temperature=1.0, seed=i) for i in range(4)]
     with_graphs, eager = gpu(max_rows=4).run(few), gpu(EagerBench, max_rows=4).run(few)
     for name, outcome in eager.items():
         assert with_graphs[name].tokens == outcome.tokens

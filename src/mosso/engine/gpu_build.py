@@ -31,6 +31,7 @@ from mosso.model.gpu_plan import (
     embedding_on_host,
     graphs_bytes,
     logits_bytes,
+    piece_graphs_bytes,
     piece_sizes,
 )
 from mosso.model.gpu_weights import GpuWeights
@@ -130,7 +131,9 @@ class _Builder:
         torch.cuda.empty_cache()
 
         before = self.memory.used()
-        graphs_room = graphs_bytes(config, settings.rows, settings.budget)
+        graphs_room = graphs_bytes(
+            config, settings.rows, settings.budget, deterministic=settings.deterministic
+        )
         scratch = sum(kv_page_bytes(config, settings))  # a page of each group
         left = self.memory.bound - before - workspace - graphs_room - scratch
         budget = kv_budget(config, settings, left)
@@ -139,11 +142,14 @@ class _Builder:
         model = self.model(kv, table)
         with_pages = self.memory.used()
         emit(Progress("capturing graphs"))
-        pieces = PieceGraphs.allocate(model, inputs, graph_memory, piece_sizes(settings.budget))
-        pieces.reserve(table.scratch)  # longer steps than the others: so these find their memory there
         graphs = GpuGraphs(model, inputs, table.scratch, graph_memory)
         graphs.capture(sizes)
-        self.memory.enforce()
+        pieces = PieceGraphs.allocate(model, inputs, graph_memory, piece_sizes(settings.budget))
+        pieces.reserve(table.scratch)
+        torch.cuda.empty_cache()
+        self.memory.enforce(
+            piece_graphs_bytes(config, pieces.sizes[:-1], deterministic=settings.deterministic)
+        )
         after = self.memory.used()
         taken = (
             f"GPU memory: {self.memory.bound / MIB:,.0f} MiB at most; before the pages {before / MIB:,.0f}, "

@@ -12,6 +12,7 @@ PieceGraphs  steps with prompts, in pieces cut at attention. Long steps need non
 from __future__ import annotations
 
 import gc
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from mosso.engine.gpu_inputs import ACTIVE, StepInputs, layout
 from mosso.engine.gpu_sampler import draw, draws
 from mosso.model.gpu_forward import GpuModel, GpuStep, all_spans, attention, forward, queries
 from mosso.model.gpu_pieces import Between, run_piece
+
+logger = logging.getLogger("mosso")
 
 
 class GraphMemory:
@@ -115,7 +118,7 @@ class GpuGraphs:
 
 @dataclass(slots=True)
 class PieceGraphs:
-    """Graphs of pieces by number of tokens, captured behind the first step that has so many.
+    """Graphs of pieces by number of tokens, each captured once a step has had so many.
 
     `between` holds the largest size; a step's result lies there until the next step.
     """
@@ -126,6 +129,7 @@ class PieceGraphs:
     sizes: tuple[int, ...]
     between: Between
     _graphs: dict[int, list[torch.cuda.CUDAGraph]] = field(default_factory=dict)
+    _due: int | None = None  # a size that has run, but not been captured
 
     @classmethod
     def allocate(
@@ -151,20 +155,33 @@ class PieceGraphs:
                 graphs[index].replay()
             if index < layers:
                 attention(model, step, index, q, out=between.gathered)
-        if graphs is None:
-            self._capture(size)
+        self._due = size if graphs is None else None
         return between.x if step.sample_at is None else between.x.index_select(0, step.sample_at)
 
     @torch.inference_mode()
     def reserve(self, scratch: int) -> None:
-        """Capture the largest size, in whose memory the others find theirs."""
+        """Capture the largest size, in whose memory the others find theirs; after all other graphs."""
         if self.sizes:
             size = self.sizes[-1]
             _point_at_scratch(self.inputs, size, scratch, active=0)
             self.forward(replace(self.inputs.piece(size), decodes=0))
+            self._capture(size)
+
+    def capture_due(self) -> None:
+        """Capture what the last step ran for the first time; to be called once all of that step is launched,
+        as it takes the host as long as launching the step did. The device may still be at it.
+        """
+        size, self._due = self._due, None
+        if size is None:
+            return
+        try:
+            self._capture(size)
+        except torch.OutOfMemoryError:
+            logger.warning("no memory for graphs of steps of %d tokens: they are padded further", size)
+            self.sizes = tuple(other for other in self.sizes if other != size)
 
     def _capture(self, size: int) -> None:
-        """All of it has run before, so that no kernel is loaded meanwhile; the device may still be at it."""
+        """All of it has run before, so that no kernel is loaded meanwhile."""
         step, between = self.inputs.piece(size), self.between.part(size)
         with _uncollected(), torch.cuda.stream(self.memory.stream):
             self._graphs[size] = [

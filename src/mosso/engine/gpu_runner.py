@@ -72,7 +72,6 @@ class GpuRunner:
         place = self._send(slot, batch, size, updates)
         sampled, failures = self._run(plan, batch, place, size, restricts=restricts)
         if sampled is None:
-            slot.record()
             self._launched((), slot)
             return _Launched(plan.step, (), slot)
         slot.take_back(sampled.tokens)
@@ -80,7 +79,6 @@ class GpuRunner:
         copies = () if found is None else tuple(
             tensor.to("cpu", non_blocking=True) for tensor in (found.chosen, found.top_tokens, found.top)
         )  # fmt: skip
-        slot.record()
         rows = tuple(batch.sample_rows.tolist())
         self._launched(rows, slot)
         return _Launched(plan.step, rows, slot, sampled.asked, copies, failures)
@@ -97,6 +95,10 @@ class GpuRunner:
             self._constraints.close()
 
     def _launched(self, rows: tuple[int, ...], slot: Slot) -> None:
+        """All of a step is on its way."""
+        slot.record()
+        if self._pieces is not None:
+            self._pieces.capture_due()
         if self._constraints is not None:
             self._constraints.launched(rows, slot)
 

@@ -126,7 +126,8 @@ def _many(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
     normed = first_norm(model, x)
     counts = torch.zeros(len(layers), config.num_experts, dtype=torch.int32, device=x.device)
     for index in range(len(layers)):
-        normed = feed_forward(model, step, index, x, _attended(model, step, index, normed), counts[index])
+        normed = add_norm(model, index, x, _attended(model, step, index, normed))
+        normed = feed_forward(model, step, index, x, normed, counts[index])
 
 
 def _attended(model: GpuModel, step: GpuStep, index: int, normed: torch.Tensor) -> torch.Tensor:
@@ -160,16 +161,21 @@ def output(model: GpuModel, index: int, gathered: torch.Tensor) -> torch.Tensor:
     return model.ops.linear(gathered.flatten(1), layer.out, layer.out_bias)
 
 
+def add_norm(model: GpuModel, index: int, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """x += delta; the normed stream that the experts read. Apart from them, so that delta is gone then."""
+    layer = model.weights.layers[index]
+    return model.ops.add_rms_norm(x, delta, layer.mlp_norm, model.config.rms_norm_eps)
+
+
 def feed_forward(
-    model: GpuModel, step: GpuStep, index: int, x: torch.Tensor, delta: torch.Tensor, counts: torch.Tensor
+    model: GpuModel, step: GpuStep, index: int, x: torch.Tensor, normed: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """x += delta, and what the experts add then; the normed stream that the next layer reads.
+    """x += what the experts give; the normed stream that the next layer reads.
 
     counts int32 [E] are zeros, and the pairs of each expert afterwards.
     """
-    ops, config, layer = model.ops, model.config, model.weights.layers[index]
-    normed = ops.add_rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps)
-    routing = ops.route(
+    config, layer = model.config, model.weights.layers[index]
+    routing = model.ops.route(
         normed, layer.router, layer.router_bias, config.experts_per_token, step.active, counts=counts
     )
     return _combined(model, index, x, _parts(model, layer, normed, routing))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mosso.model.gpu_forward import GpuModel, GpuStep, feed_forward, first_norm, output, project
+from mosso.model.gpu_forward import GpuModel, GpuStep, add_norm, feed_forward, first_norm, output, project
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def run_piece(model: GpuModel, step: GpuStep, index: int, between: Between) -> N
         between.counts.zero_()
         normed = first_norm(model, x)
     else:
-        delta = output(model, index - 1, between.gathered)
-        normed = feed_forward(model, step, index - 1, x, delta, between.counts[index - 1])
+        normed = add_norm(model, index - 1, x, output(model, index - 1, between.gathered))
+        normed = feed_forward(model, step, index - 1, x, normed, between.counts[index - 1])
     if index < len(layers):
         project(model, step, index, normed, out=between.qkv)

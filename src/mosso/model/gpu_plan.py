@@ -6,6 +6,7 @@ takes these figures for what it cannot measure before the pages are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mosso.core.config import ModelConfig
@@ -76,15 +77,23 @@ def embedding_on_host(weight_bytes: int, memory: int) -> bool:
     return 2 * weight_bytes > memory
 
 
-def graphs_bytes(config: ModelConfig, max_rows: int, token_budget: int) -> int:
+def graphs_bytes(
+    config: ModelConfig, max_rows: int, token_budget: int, *, deterministic: bool = False
+) -> int:
     """Graphs of every size, their common memory, and what they keep beside it."""
     sizes, pieces = decode_sizes(max_rows), piece_sizes(token_budget)
-    graphs = 2 * len(sizes) + len(pieces) * (config.num_layers + 1)
-    kernels = (2 * len(sizes) + len(pieces)) * (KERNELS_A_LAYER * config.num_layers + 8)
-    longest = max(sizes[-1], *pieces, 0)
+    kernels = KERNELS_A_LAYER * config.num_layers + 8
+    decode = 2 * len(sizes) * (GRAPH_BYTES + kernels * GRAPH_NODE_BYTES)
+    own = decode + piece_graphs_bytes(config, pieces, deterministic=deterministic)
     kept = 4 * config.hidden_size * sum(sizes) + between_bytes(config, max(pieces, default=0))
-    own = graphs * GRAPH_BYTES + kernels * GRAPH_NODE_BYTES
-    return own + GRAPH_LIBRARY_BYTES + step_bytes(config, longest) + kept
+    return own + GRAPH_LIBRARY_BYTES + step_bytes(config, max(sizes[-1], *pieces, 0)) + kept
+
+
+def piece_graphs_bytes(config: ModelConfig, sizes: Sequence[int], *, deterministic: bool) -> int:
+    """What the driver keeps for pieces of these sizes. Deterministic products are of 64 tokens each."""
+    kernels = sum(KERNELS_A_LAYER + (2 * -(-size // 64) if deterministic else 0) for size in sizes)
+    graphs = len(sizes) * (config.num_layers + 1)
+    return graphs * GRAPH_BYTES + kernels * config.num_layers * GRAPH_NODE_BYTES
 
 
 def between_bytes(config: ModelConfig, tokens: int) -> int:
