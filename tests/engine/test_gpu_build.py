@@ -108,7 +108,7 @@ def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
     assert engine.notes[0] == "compiled"
     assert "8,192 MiB at most" in engine.notes[1]
     assert f"workspace {(STEP + WORKSPACE_SLACK) >> 20:,}" in engine.notes[1]
-    # All that is not torch's, who pretends to have the step's bytes from nowhere; of pieces the largest are there.
+    # All that is not torch's, who pretends to have the step's bytes from nowhere; 64 tokens are captured.
     other = CONTEXT_BYTES - STEP + piece_graphs_bytes(small.config, (32,), deterministic=False)
     assert pretended == [pytest.approx((8 * GIB - other) / (80 * GIB))]
 

@@ -393,6 +393,28 @@ def test_a_step_with_prompts_is_padded_to_the_next_size(gpu, request_of):
     assert pieces.size_for(65) is None
 
 
+def test_a_size_without_memory_is_left_out(gpu, requests, plain_weights, caplog):
+    engine = gpu(PaddedBench, token_budget=64)
+    pieces, captured = engine.runner._pieces, []
+
+    def capture(size):
+        captured.append(size)
+        raise torch.OutOfMemoryError
+
+    pieces._capture = capture
+    outcomes = engine.run(requests)
+    assert_likeliest(requests, outcomes, plain_weights)
+    assert sorted(captured) == sorted(set(captured)), "none is tried twice"
+    assert set(captured) | set(pieces.sizes) == {11, 30, 64}
+    assert not set(captured) & set(pieces.sizes)
+    assert (
+        caplog.messages.count(
+            f"no memory for graphs of steps of {captured[0]} tokens: they are padded further"
+        )
+        == 1
+    )
+
+
 @needs_cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_launch_waits_for_nothing(gpu, requests):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from dataclasses import fields, replace
 from itertools import accumulate
 
@@ -205,6 +206,24 @@ def test_pieces_equal_the_reference(packed, tokens, expected, schedule, ops):
         for row, got in rows.step(work, padding).items():
             want = expected[row][rows.done[row] - 1]
             assert (got - want).abs().max() < 1e-4 * want.abs().max(), (work, row)
+
+
+def test_what_attention_gave_is_gone_when_experts_compute(packed, tokens):
+    """Both are the largest that a long step holds."""
+    products = []
+
+    def linear(*arguments, **options):
+        result = TWINS.linear(*arguments, **options)
+        products.append(weakref.ref(result))
+        return result
+
+    def gate_up(*arguments):
+        assert len(products) >= 2
+        assert [product() for product in products] == [None] * len(products)
+        return TWINS.gate_up(*arguments)
+
+    Rows(packed, tokens, replace(TWINS, linear=linear, gate_up=gate_up)).step({3: 90})
+    assert len(products) == 2 * CONFIG.num_layers
 
 
 @pytest.mark.parametrize("count", [2, 7, 65], ids=["few", "some", "many"])
