@@ -19,6 +19,11 @@ except ModuleNotFoundError:  # on a machine that is there for its GPU
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# As many tests run at once as there are cores: torch's threads would only wait for each other, and busily,
+# for two and a half times the processor's time. An engine's process has as many as its settings say.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 if settings is not None:
     # An example that took long says of a busy machine that it is one. What lands must not depend on a draw:
     # CI's examples are the same each time, new ones are sought wherever else the tests run.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ async def test_every_token_is_counted(url, rate) -> None:
     assert found["per_token_ms"]["p50"] > 0
 
 
-async def answered(reply: bytes, load: Load, api_key: str | None = None) -> tuple[dict, list[bytes]]:
+async def answered(reply: bytes, load: Load) -> tuple[dict, list[bytes]]:
     """What is measured of a server that sends `reply` to everything, and what it was sent."""
     seen = []
 
@@ -87,7 +88,7 @@ async def answered(reply: bytes, load: Load, api_key: str | None = None) -> tupl
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        return await measure_here(f"http://127.0.0.1:{port}/v1", "m", load, api_key=api_key), seen
+        return await measure_here(f"http://127.0.0.1:{port}/v1", "m", load), seen
 
 
 ONE = Load(users=1, requests=1, words=5, output=9)
@@ -126,6 +127,24 @@ async def test_a_failure_is_counted_and_named(reply, said) -> None:
     assert said in found["first_error"]
 
 
+@pytest.mark.parametrize("reply", [b"", OK + b'data: {"choices": [{"text": "a"}]}\n\n'])
+async def test_a_server_that_says_no_more_is_given_up(monkeypatch, reply) -> None:
+    monkeypatch.setattr("mosso.bench.serve.SILENCE_SECONDS", 0.1)
+    told = asyncio.Event()
+
+    async def serve(reader, writer):
+        writer.write(reply)
+        await told.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = await measure_here(f"http://127.0.0.1:{port}/v1", "m", ONE)
+        told.set()
+    assert found["failed"] == 1
+    assert found["first_error"] == "the server sent nothing for 0.1 s"
+
+
 async def test_nobody_there_is_a_failure() -> None:
     found = await measure_here("http://127.0.0.1:9/v1", "m", ONE)
     assert found["failed"] == 1
@@ -160,7 +179,7 @@ async def test_what_is_asked_for() -> None:
 async def test_a_server_that_asks_for_a_key_gets_it() -> None:
     _, (call,) = await answered(b"", ONE)
     assert b"Authorization" not in call
-    _, (call,) = await answered(b"", ONE, api_key="sk-1")
+    _, (call,) = await answered(b"", replace(ONE, api_key="sk-1"))
     assert b"\r\nAuthorization: Bearer sk-1\r\n" in call
 
 
@@ -184,7 +203,7 @@ def test_the_command_hands_on_key_and_model(url, monkeypatch) -> None:
     monkeypatch.setattr("mosso.bench.serve.measure", measured)
     for flags in ((), ("--api-key", "sk-1", "--name", "other")):
         assert CliRunner().invoke(main, ["bench", "serve", url, *flags]).exit_code == 0
-    assert [(name, key) for _, name, _, key in asked] == [("fake", None), ("other", "sk-1")]
+    assert [(name, load.api_key) for _, name, load in asked] == [("fake", None), ("other", "sk-1")]
 
 
 @pytest.mark.parametrize("flag", [("--api-key", "sk-1"), ("--api-key=sk-1",)])

@@ -54,7 +54,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(model: Path) -> Weights:
-    torch.set_num_threads(1)
     with open_checkpoint(model) as checkpoint:
         return load_weights(checkpoint, dtype=torch.float32, experts="expanded")
 

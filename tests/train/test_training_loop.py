@@ -75,7 +75,6 @@ def held_out() -> HeldOut:
 
 def test_a_short_run_learns_its_task_and_logs_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     network = Network(SMALL, length=32, dtype=torch.float32)
     log = Log(tmp_path / "log.jsonl")
     feed = Feed(Reversals(), FeedSettings(seed=0, rows=16, length=32, workers=0), CPU)

@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import uvloop
 
-from mosso.bench.serve import Answer, Load, Result, body_of, http_call, percentiles, read_answer, send
+from mosso.bench.serve import Answer, Load, Result, call_of, percentiles, read_answer, send
 from mosso.core.counting import counted
 from mosso.core.parent import end_with_parent
 
@@ -118,9 +118,9 @@ async def measure_here(url: str, model: str, load: Overload, say: Say, seed: int
 
 
 def _calls(target: SplitResult, model: str, load: Overload, rng: random.Random) -> Iterator[bytes]:
-    form = Load(users=1, requests=1, words=load.words, output=load.output, full=True, completions=True)
+    form = Load(1, 1, load.words, load.output, full=True, completions=True, api_key=load.api_key)
     while True:
-        yield http_call(target, body_of(rng, model, form), load.api_key)
+        yield call_of(target, model, form, rng)
 
 
 async def _ask(target: SplitResult, call: bytes) -> Outcome:

@@ -37,6 +37,8 @@ WORDS = (
     "group",
 )
 
+SILENCE_SECONDS = 600.0  # after which a request is given up: in a queue it may well wait for minutes
+
 Pieces = Iterable[tuple[float, bytes]]
 """Bytes in order, each with the moment when it came."""
 
@@ -48,7 +50,7 @@ class Load:
     `rate` None: `users` at once, each with its next request as soon as the one before is answered. Else
     requests arrive at random moments, `rate` a second on average, however many are under way.
     `full`: every answer has `output` tokens. `completions`: as text completions, not as chats; with random
-    weights a chat has no text, as its header does not end.
+    weights a chat has no text, as its header does not end. `api_key`: for a server that asks for one.
     """
 
     users: int
@@ -58,6 +60,7 @@ class Load:
     rate: float | None = None
     full: bool = False
     completions: bool = False
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True)
@@ -94,26 +97,24 @@ class Answer(asyncio.Protocol):
             self.over.set_exception(exc)
 
 
-def measure(url: str, model: str, load: Load, api_key: str | None = None) -> dict[str, Any]:
+def measure(url: str, model: str, load: Load) -> dict[str, Any]:
     """Put `load` on the server whose API is at `url` (it ends in /v1), from a process of its own.
 
     The server may live in this one, and must not share its interpreter with those who load it.
     """
     with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
-        return pool.submit(_measured, url, model, load, api_key).result()
+        return pool.submit(_measured, url, model, load).result()
 
 
-def _measured(url: str, model: str, load: Load, api_key: str | None) -> dict[str, Any]:
-    return asyncio.run(measure_here(url, model, load, api_key=api_key))
+def _measured(url: str, model: str, load: Load) -> dict[str, Any]:
+    return asyncio.run(measure_here(url, model, load))
 
 
-async def measure_here(
-    url: str, model: str, load: Load, seed: int = 0, api_key: str | None = None
-) -> dict[str, Any]:
+async def measure_here(url: str, model: str, load: Load, seed: int = 0) -> dict[str, Any]:
     """As `measure`, in this process."""
     rng = random.Random(seed)
     target = urlsplit(f"{url}/{'completions' if load.completions else 'chat/completions'}")
-    calls = [http_call(target, body_of(rng, model, load), api_key) for _ in range(load.requests)]
+    calls = [call_of(target, model, load, rng) for _ in range(load.requests)]
     start = time.perf_counter()
     if load.rate is None:
         answers = await _users(target, calls, load.users)
@@ -159,13 +160,32 @@ async def send(target: SplitResult, call: bytes) -> Answer | str:
         )
         answer.sent = time.perf_counter()
         transport.write(call)
-        await answer.over
+        if not await _ended(answer):
+            transport.abort()
+            return f"the server sent nothing for {SILENCE_SECONDS:g} s"
     except OSError as error:
         return f"{type(error).__name__}: {error}"
     return answer
 
 
-def body_of(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
+async def _ended(answer: Answer) -> bool:
+    """Whether it comes to its end; not so where nothing comes any more. Raises OSError for a broken one."""
+    pieces = -1
+    while len(answer.pieces) > pieces:
+        pieces = len(answer.pieces)
+        await asyncio.wait((answer.over,), timeout=SILENCE_SECONDS)
+        if answer.over.done():
+            answer.over.result()
+            return True
+    return False
+
+
+def call_of(target: SplitResult, model: str, load: Load, rng: random.Random) -> bytes:
+    """One request of `load`, with a prompt of its own."""
+    return _http_call(target, _body(rng, model, load), load.api_key)
+
+
+def _body(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
     text = " ".join(rng.choices(WORDS, k=load.words))
     prompt = {"prompt": text} if load.completions else {"messages": [{"role": "user", "content": text}]}
     return {
@@ -178,7 +198,7 @@ def body_of(rng: random.Random, model: str, load: Load) -> dict[str, Any]:
     }
 
 
-def http_call(target: SplitResult, body: dict[str, Any], api_key: str | None = None) -> bytes:
+def _http_call(target: SplitResult, body: dict[str, Any], api_key: str | None) -> bytes:
     content = json.dumps(body).encode()
     head = (
         f"POST {target.path} HTTP/1.1",

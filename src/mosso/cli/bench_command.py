@@ -142,11 +142,11 @@ def serve(
     if users is not None and rate is not None:
         raise UsageError("--rate stands instead of --users: give one of them")
     users = users or USERS
-    load = Load(users, requests, prompt_tokens, output, rate, full=ignore_eos, completions=completions)
+    load = Load(users, requests, prompt_tokens, output, rate, ignore_eos, completions, api_key)
     who = counted(users, "user") if rate is None else f"{rate:g} requests/s"
     with connected(model, api_key, engine, notes=True) as client:
         click.echo(f"{counted(requests, 'request')} to {client.url} from {who}", err=True)
-        found = measure(client.url, name or client.first_model(), load, api_key)
+        found = measure(client.url, name or client.first_model(), load)
     click.echo(
         f"{found['output_rate']:.1f} tokens/s from {who}, {found['failed']} failed; "
         f"{found['seconds']:.1f} s, {found['prompt_tokens']} tokens in, {found['output_tokens']} out"

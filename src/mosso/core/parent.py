@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
+import sys
 import threading
+
+_PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
@@ -17,3 +22,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """The same for a process that multiprocessing did not start, on Linux.
+
+    It is killed when the thread that started it ends, as one does that is killed.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        sys.exit("the process that started this one has ended")

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mosso.core.errors import UsageError
+from mosso.core.parent import end_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +155,8 @@ def main() -> None:
     parser.add_argument("--parent", type=int, help="the process that started this one, which ends with it")
     options = parser.parse_args()
     if options.parent is not None:
-        _end_with(options.parent)
+        end_with(options.parent)
     print(json.dumps(_compile(options)))
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with(parent: int) -> None:
-    """Linux kills this process when the thread that started it ends, as one does that is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        sys.exit("the process that wanted the kernels has ended")
 
 
 def _compile(options: argparse.Namespace) -> dict[str, object]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import builtins
 import logging
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +98,18 @@ def test_launches_on_meta_tensors_are_noted(tmp_path: Path) -> None:
     assert read_list(tmp_path / "list.json") == [CudaVariant(PROGRAM)]
 
 
+def said_without_compiler(caplog: pytest.LogCaptureFixture) -> str:
+    """What is logged where there is none, however often it is asked for."""
+    cuda_program.compiler.cache_clear()
+    caplog.set_level(logging.INFO, "mosso")
+    try:
+        assert [cuda_program.compiler(), cuda_program.compiler()] == [None, None]
+    finally:
+        cuda_program.compiler.cache_clear()
+    (message,) = caplog.messages
+    return message
+
+
 def test_without_the_bindings_there_is_no_compiler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -107,14 +121,21 @@ def test_without_the_bindings_there_is_no_compiler(
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    cuda_program.compiler.cache_clear()
-    caplog.set_level(logging.INFO, "mosso")
+    assert said_without_compiler(caplog).endswith("Triton's serve instead: No module named 'cuda'")
+
+
+def test_an_nvrtc_that_is_too_old_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nvrtc = SimpleNamespace(nvrtcVersion=lambda: (0, 11, 8))
+    monkeypatch.setitem(sys.modules, "cuda", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(nvrtc=nvrtc))
+    assert said_without_compiler(caplog).endswith("Triton's serve instead: NVRTC 11.8 is older than 12.0")
+    nvrtc.nvrtcVersion = lambda: (0, 12, 0)
     try:
-        assert [cuda_program.compiler(), cuda_program.compiler()] == [None, None]
+        assert cuda_program.compiler() == (12, 0)
     finally:
         cuda_program.compiler.cache_clear()
-    (message,) = caplog.messages
-    assert message.endswith("Triton's serve instead: No module named 'cuda'")
 
 
 def test_what_does_not_compile_is_told_with_the_compilers_words(

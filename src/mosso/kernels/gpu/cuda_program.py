@@ -1,7 +1,8 @@
 """Programs in CUDA C++ beside Triton's kernels: compiled by NVRTC, kept on disk, launched on torch's streams.
 
 NVRTC and the driver are reached by NVIDIA's own package, cuda-bindings, which torch's CUDA wheels depend on.
-An installation without them has no `compiler()`, and whoever would launch a program takes a Triton kernel.
+An installation without them, or with an NVRTC that is too old for Hopper, has no `compiler()`, and whoever
+would launch a program takes a Triton kernel.
 
 Machine code lies in Triton's cache folder under a hash of all that it follows from. A launch on meta tensors
 is noted instead of done, as compile.plan wants it.
@@ -30,6 +31,7 @@ from mosso.core.errors import EngineError
 logger = logging.getLogger("mosso")
 
 _OPTIONS = ("-std=c++20",)
+_OLDEST = (12, 0)  # NVRTC that knows sm_90a
 _LOG_LINES = 5  # of the compiler's, that an error repeats
 
 Argument = torch.Tensor | int | float  # a pointer, an int, a float
@@ -40,16 +42,18 @@ _note: Callable[[CudaProgram], object] | None = None
 
 @functools.cache
 def compiler() -> tuple[int, int] | None:
-    """NVRTC's version; None where it or the bindings cannot be had, which is logged once."""
+    """NVRTC's version; None where it or the bindings cannot be had or it is too old, which is logged once."""
     try:
         from cuda.bindings import nvrtc
 
-        major, minor = _checked(nvrtc.nvrtcVersion())
+        major, minor = map(int, _checked(nvrtc.nvrtcVersion()))
+        if (major, minor) < _OLDEST:
+            raise EngineError(f"NVRTC {major}.{minor} is older than {_OLDEST[0]}.{_OLDEST[1]}")
     except Exception as error:  # the bindings raise errors of their own where a library is missing
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logger.info("kernels in CUDA C++ cannot be compiled, Triton's serve instead: %s", reason)
         return None
-    return int(major), int(minor)
+    return major, minor
 
 
 def listen(told: Callable[[str, float | None], object]) -> None:
