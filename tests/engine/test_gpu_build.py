@@ -28,8 +28,8 @@ from mosso.model.gpu_plan import (
     CONTEXT_BYTES,
     WORKSPACE_SLACK,
     graphs_bytes,
+    late_graphs_bytes,
     logits_bytes,
-    piece_graphs_bytes,
 )
 
 GIB = 1 << 30
@@ -108,8 +108,8 @@ def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
     assert engine.notes[0] == "compiled"
     assert "8,192 MiB at most" in engine.notes[1]
     assert f"workspace {(STEP + WORKSPACE_SLACK) >> 20:,}" in engine.notes[1]
-    # All that is not torch's, who pretends to have the step's bytes from nowhere; 64 tokens are captured.
-    other = CONTEXT_BYTES - STEP + piece_graphs_bytes(small.config, (32,), deterministic=False)
+    # All that is not torch's, who pretends to have the step's bytes from nowhere.
+    other = CONTEXT_BYTES - STEP + late_graphs_bytes(small.config, 8, 64, deterministic=False)
     assert pretended == [pytest.approx((8 * GIB - other) / (80 * GIB))]
 
 

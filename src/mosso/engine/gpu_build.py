@@ -22,7 +22,7 @@ from mosso.engine.memory import KVBudget, kv_budget, kv_page_bytes
 from mosso.engine.messages import Emit, Progress
 from mosso.engine.settings import MIB, EngineSettings
 from mosso.kernels.gpu.launch import FLOAT8, Chip, chip
-from mosso.model.gpu_forward import GpuModel, forward
+from mosso.model.gpu_forward import GpuModel, forward, one_of_each
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, deterministic
 from mosso.model.gpu_plan import (
@@ -30,8 +30,8 @@ from mosso.model.gpu_plan import (
     decode_sizes,
     embedding_on_host,
     graphs_bytes,
+    late_graphs_bytes,
     logits_bytes,
-    piece_graphs_bytes,
     piece_sizes,
 )
 from mosso.model.gpu_weights import GpuWeights
@@ -125,7 +125,7 @@ class _Builder:
         small = self.model(self.allocate(1, 1), table)
         emit(Progress("warming up"))
         graph_memory = GraphMemory(self.device)
-        GpuGraphs(small, inputs, table.scratch, graph_memory).warm_up(sizes)
+        GpuGraphs(one_of_each(small), inputs, table.scratch, graph_memory).warm_up(sizes)
         workspace = self.measure_step(small, inputs, longest) + WORKSPACE_SLACK
         del small
         torch.cuda.empty_cache()
@@ -148,7 +148,7 @@ class _Builder:
         pieces.reserve(table.scratch)
         torch.cuda.empty_cache()
         self.memory.enforce(
-            piece_graphs_bytes(config, pieces.sizes[:-1], deterministic=settings.deterministic)
+            late_graphs_bytes(config, settings.rows, settings.budget, deterministic=settings.deterministic)
         )
         after = self.memory.used()
         taken = (

@@ -3,10 +3,12 @@
 A graph has its number of tokens fixed; a step takes the smallest size that holds it, with padding on the
 scratch row. All graphs share one memory pool, as they never run at once.
 
-GpuGraphs    decode steps, whole. Of each size there are two: up to the drawn tokens, and up to the hidden
-             states, for rows whose logits are shaped first
+GpuGraphs    decode steps, whole. Of each size there are two: up to the drawn tokens, captured at the start,
+             and up to the hidden states, for rows whose logits are shaped first
 PieceGraphs  steps with prompts, in pieces cut at attention. Long steps need none: there the device takes
              longer than the host needs to launch kernels one by one
+
+What is not captured at the start is so behind the first step that would have used it.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import gc
 import logging
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -26,6 +30,8 @@ from mosso.model.gpu_forward import GpuModel, GpuStep, all_spans, attention, for
 from mosso.model.gpu_pieces import Between, run_piece
 
 logger = logging.getLogger("mosso")
+
+T = TypeVar("T")
 
 
 class GraphMemory:
@@ -46,6 +52,21 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _captured(memory: GraphMemory, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """All that `run` launches has run before, so that no kernel is loaded meanwhile; the device may be busy.
+
+    Not by torch.cuda.graph, which waits for the device and empties caches.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with _uncollected(), torch.cuda.stream(memory.stream):
+        graph.capture_begin(memory.pool, capture_error_mode="thread_local")
+        try:
+            result = run()
+        finally:
+            graph.capture_end()
+    return graph, result
 
 
 def _next_size(sizes: tuple[int, ...], tokens: int) -> int | None:
@@ -79,14 +100,20 @@ class GpuGraphs:
     memory: GraphMemory
     sizes: tuple[int, ...] = ()  # of the graphs that there are
     _graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = field(default_factory=dict)
+    _due: int | None = None  # a size that has run up to its hidden states, but not been captured so
+    _without: set[int] = field(default_factory=set)  # sizes for which there was no memory
 
     def size_for(self, tokens: int) -> int | None:
         return _next_size(self.sizes, tokens)
 
-    def replay(self, size: int, *, drawn: bool) -> torch.Tensor:
-        graph, result = self._graphs[size, drawn]
-        graph.replay()
-        return result
+    def decode(self, size: int, *, drawn: bool) -> torch.Tensor:
+        """As the function `decode`."""
+        if found := self._graphs.get((size, drawn)):
+            graph, result = found
+            graph.replay()
+            return result
+        self._due = None if size in self._without else size
+        return decode(self.model, self.inputs, size, drawn=drawn)
 
     @torch.inference_mode()
     def warm_up(self, sizes: tuple[int, ...]) -> None:
@@ -99,21 +126,30 @@ class GpuGraphs:
     @torch.inference_mode()
     def capture(self, sizes: tuple[int, ...]) -> None:
         """Largest first, so that the others find their memory in its pool. Sizes must have been warmed up."""
-        gc.collect()
-        with _uncollected():
-            for size in reversed(sizes):
-                _point_at_scratch(self.inputs, size, self.scratch, size)
-                for drawn in (False, True):
-                    self._graphs[size, drawn] = self._captured(size, drawn=drawn)
+        torch.cuda.empty_cache()
+        for size in reversed(sizes):
+            _point_at_scratch(self.inputs, size, self.scratch, size)
+            self._capture(size, drawn=True)
+            self.decode(size, drawn=True)  # uploads it: the first replay is slower than the others
         torch.cuda.synchronize()
         self.sizes = sizes
 
-    def _captured(self, size: int, *, drawn: bool) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        graph, memory = torch.cuda.CUDAGraph(), self.memory
-        with torch.cuda.graph(graph, memory.pool, memory.stream, capture_error_mode="thread_local"):
-            result = decode(self.model, self.inputs, size, drawn=drawn)
-        graph.replay()  # uploads it: the first replay is slower than the others
-        return graph, result
+    def capture_due(self) -> None:
+        """Capture what the last step ran for the first time; to be called once all of that step is launched,
+        as it takes the host as long as launching the step did."""
+        size, self._due = self._due, None
+        if size is None:
+            return
+        try:
+            self._capture(size, drawn=False)
+        except torch.OutOfMemoryError:
+            logger.warning("no memory for a graph of %d rows with shaped logits: they run without", size)
+            self._without.add(size)
+
+    def _capture(self, size: int, *, drawn: bool) -> None:
+        self._graphs[size, drawn] = _captured(
+            self.memory, lambda: decode(self.model, self.inputs, size, drawn=drawn)
+        )
 
 
 @dataclass(slots=True)
@@ -168,9 +204,7 @@ class PieceGraphs:
             self._capture(size)
 
     def capture_due(self) -> None:
-        """Capture what the last step ran for the first time; to be called once all of that step is launched,
-        as it takes the host as long as launching the step did. The device may still be at it.
-        """
+        """As GpuGraphs.capture_due."""
         size, self._due = self._due, None
         if size is None:
             return
@@ -181,19 +215,8 @@ class PieceGraphs:
             self.sizes = tuple(other for other in self.sizes if other != size)
 
     def _capture(self, size: int) -> None:
-        """All of it has run before, so that no kernel is loaded meanwhile."""
         step, between = self.inputs.piece(size), self.between.part(size)
-        with _uncollected(), torch.cuda.stream(self.memory.stream):
-            self._graphs[size] = [
-                self._captured(step, index, between) for index in range(self.model.config.num_layers + 1)
-            ]
-
-    def _captured(self, step: GpuStep, index: int, between: Between) -> torch.cuda.CUDAGraph:
-        """Not by torch.cuda.graph, which waits for the device and empties caches."""
-        graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(self.memory.pool, capture_error_mode="thread_local")
-        try:
-            run_piece(self.model, step, index, between)
-        finally:
-            graph.capture_end()
-        return graph
+        self._graphs[size] = [
+            _captured(self.memory, partial(run_piece, self.model, step, index, between))[0]
+            for index in range(self.model.config.num_layers + 1)
+        ]

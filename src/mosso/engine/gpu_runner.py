@@ -97,8 +97,9 @@ class GpuRunner:
     def _launched(self, rows: tuple[int, ...], slot: Slot) -> None:
         """All of a step is on its way."""
         slot.record()
-        if self._pieces is not None:
-            self._pieces.capture_due()
+        for graphs in (self._graphs, self._pieces):
+            if graphs is not None:
+                graphs.capture_due()
         if self._constraints is not None:
             self._constraints.launched(rows, slot)
 
@@ -131,7 +132,7 @@ class GpuRunner:
         outputs = self._params.outputs(batch.sample_rows, batch.sample_positions)
         plain = self._params.all_plain(batch.sample_rows, outputs)
         if size is not None and decode and self._graphs is not None:
-            h = self._graphs.replay(size, drawn=plain and not restricts)[:samples]
+            h = self._graphs.decode(size, drawn=plain and not restricts)[:samples]
             if plain and not restricts:
                 return Shaped(h), ()
         elif size is not None and self._pieces is not None:

@@ -65,6 +65,13 @@ class GpuModel:
         return self.weights.norm, self.config.rms_norm_eps
 
 
+def one_of_each(model: GpuModel) -> GpuModel:
+    """Its first layers, up to one of each kind (sliding or not): they launch all that the whole does."""
+    sliding = model.config.sliding
+    count = next((index + 1 for index, kind in enumerate(sliding) if kind != sliding[0]), 1)
+    return replace(model, weights=replace(model.weights, layers=model.weights.layers[:count]))
+
+
 def forward(model: GpuModel, step: GpuStep) -> torch.Tensor:
     """Writes the step's keys and values into their pages; returns the residual stream of the sampled tokens,
     float32 [S, H], before the last norm.

@@ -82,15 +82,24 @@ def graphs_bytes(
 ) -> int:
     """Graphs of every size, their common memory, and what they keep beside it."""
     sizes, pieces = decode_sizes(max_rows), piece_sizes(token_budget)
-    kernels = KERNELS_A_LAYER * config.num_layers + 8
-    decode = 2 * len(sizes) * (GRAPH_BYTES + kernels * GRAPH_NODE_BYTES)
-    own = decode + piece_graphs_bytes(config, pieces, deterministic=deterministic)
+    own = 2 * _decode_graphs(config, sizes) + _piece_graphs(config, pieces, deterministic=deterministic)
     kept = 4 * config.hidden_size * sum(sizes) + between_bytes(config, max(pieces, default=0))
     return own + GRAPH_LIBRARY_BYTES + step_bytes(config, max(sizes[-1], *pieces, 0)) + kept
 
 
-def piece_graphs_bytes(config: ModelConfig, sizes: Sequence[int], *, deterministic: bool) -> int:
-    """What the driver keeps for pieces of these sizes. Deterministic products are of 64 tokens each."""
+def late_graphs_bytes(config: ModelConfig, max_rows: int, token_budget: int, *, deterministic: bool) -> int:
+    """What the driver keeps for the graphs that are captured only when a step first asks for them."""
+    pieces = piece_sizes(token_budget)[:-1]
+    decode = _decode_graphs(config, decode_sizes(max_rows))
+    return decode + _piece_graphs(config, pieces, deterministic=deterministic)
+
+
+def _decode_graphs(config: ModelConfig, sizes: Sequence[int]) -> int:
+    return len(sizes) * (GRAPH_BYTES + (KERNELS_A_LAYER * config.num_layers + 8) * GRAPH_NODE_BYTES)
+
+
+def _piece_graphs(config: ModelConfig, sizes: Sequence[int], *, deterministic: bool) -> int:
+    """Deterministic products are of 64 tokens each."""
     kernels = sum(KERNELS_A_LAYER + (2 * -(-size // 64) if deterministic else 0) for size in sizes)
     graphs = len(sizes) * (config.num_layers + 1)
     return graphs * GRAPH_BYTES + kernels * config.num_layers * GRAPH_NODE_BYTES
