@@ -12,7 +12,7 @@ serve: .venv/run.stamp
 	@exec $(BIN)/mosso serve $(MODEL) $(ARGS)
 
 test: .venv/dev.stamp
-	$(BIN)/pytest -n 2 --dist loadfile $(COVERAGE) $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile $(COVERAGE) $(ARGS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
