@@ -22,7 +22,7 @@ from mosso.core.config import ModelConfig
 from mosso.core.requests import FinishReason
 from mosso.core.steps import RowWork
 from mosso.engine.build import build_loop
-from mosso.engine.gpu_graphs import GpuGraphs, decode
+from mosso.engine.gpu_graphs import GpuGraphs, GraphMemory, PieceGraphs, decode
 from mosso.engine.gpu_inputs import SLOTS, StepInputs, gather, layout
 from mosso.engine.gpu_runner import GpuRunner
 from mosso.engine.gpu_table import GpuTable
@@ -31,7 +31,7 @@ from mosso.engine.settings import EngineSettings
 from mosso.model.gpu_forward import GpuModel
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, TWINS, deterministic
-from mosso.model.gpu_plan import decode_sizes
+from mosso.model.gpu_plan import decode_sizes, piece_sizes
 from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV
 from mosso.model.reference import logits as reference_logits
@@ -98,13 +98,22 @@ class GpuBench(Bench):
         table = GpuTable(c.max_rows, c.max_context, PAGE, DEVICE, (c.full_pages, c.window_pages))
         model = GpuModel(weights, CONFIG, kv, table.tokens, table.pages, self.ops)
         inputs = StepInputs(c.token_budget, c.max_rows, DEVICE)
-        graphs = self.make_graphs(model, inputs, table.scratch)
-        return GpuRunner(model, table, inputs, graphs, self.constrainer)
+        memory = GraphMemory(DEVICE)
+        graphs = self.make_graphs(model, inputs, memory, table.scratch)
+        pieces = self.make_pieces(model, inputs, memory, table.scratch)
+        return GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)
 
-    def make_graphs(self, model, inputs, scratch):
+    def make_pieces(self, model, inputs, memory, scratch):
         if not self.graphs:
             return None
-        graphs = GpuGraphs(model, inputs, scratch)
+        pieces = PieceGraphs.allocate(model, inputs, memory, piece_sizes(self.config.token_budget))
+        pieces.reserve(scratch)
+        return pieces
+
+    def make_graphs(self, model, inputs, memory, scratch):
+        if not self.graphs:
+            return None
+        graphs = GpuGraphs(model, inputs, scratch, memory)
         graphs.warm_up(decode_sizes(self.config.max_rows))
         graphs.capture(decode_sizes(self.config.max_rows))
         return graphs
@@ -117,18 +126,54 @@ class EagerBench(GpuBench):
 class PretendedGraphs(GpuGraphs):
     """Decode steps of fixed sizes with padding, as graphs are, computed anew each time."""
 
-    def replay(self, size, *, drawn):
-        return decode(self.model, self.inputs, size, drawn=drawn)
+    def _capture(self, size, *, drawn):
+        pass
+
+
+class Replay:
+    """A graph of a decode step up to its hidden states, on the CPU."""
+
+    def __init__(self, graphs, result):
+        self.graphs, self.result = graphs, result
+
+    def replay(self):
+        self.result.copy_(decode(self.graphs.model, self.graphs.inputs, len(self.result), drawn=False))
+
+
+class PretendedPieces(PieceGraphs):
+    """The same for steps with prompts; notes of each its tokens, padded, and how many decode."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.steps = []
+
+    def forward(self, step):
+        self.steps.append((len(step.rows), step.decodes))
+        return super().forward(step)
+
+    def _capture(self, size):
+        pass
 
 
 class PaddedBench(GpuBench):
-    def make_graphs(self, model, inputs, scratch):
-        graphs = PretendedGraphs(model, inputs, scratch)
+    def make_graphs(self, model, inputs, memory, scratch):
+        graphs = PretendedGraphs(model, inputs, scratch, memory)
         graphs.sizes = (3, 8, 16)
         return graphs
 
+    def make_pieces(self, model, inputs, memory, scratch):
+        pieces = PretendedPieces.allocate(model, inputs, memory, (11, 30, 64))
+        for tensor in (pieces.between.x, pieces.between.qkv, pieces.between.gathered):
+            tensor.fill_(torch.nan)
+        pieces.reserve(scratch)
+        return pieces
+
 
 class DeterministicBench(GpuBench):
+    ops = deterministic(OPS)
+
+
+class PaddedDeterministicBench(PaddedBench):
     ops = deterministic(OPS)
 
 
@@ -194,7 +239,9 @@ def assert_likeliest(requests, outcomes, plain_weights, slack=SLACK):
     ],
     ids=["batched", "chunked", "preempted", "few rows", "uncached"],
 )
-@pytest.mark.parametrize("kind", [GpuBench, DeterministicBench, PaddedBench, *[EagerBench] * CUDA])
+@pytest.mark.parametrize(
+    "kind", [GpuBench, DeterministicBench, PaddedBench, PaddedDeterministicBench, *[EagerBench] * CUDA]
+)
 def test_greedy_tokens_are_the_references(gpu, requests, plain_weights, sizes, kind):
     engine = gpu(kind, **sizes)
     outcomes = engine.run(requests)
@@ -321,11 +368,87 @@ def test_a_failed_step_hurts_only_what_ran(gpu, requests, plain_weights, monkeyp
 
 @needs_cuda
 def test_graphs_give_the_eager_tokens(gpu, request_of):
-    """Four rows, a size that has a graph, so that both ways launch the same kernels."""
-    few = [request_of(f"g{i}", prompt(i, 30), max_tokens=40, temperature=1.0, seed=i) for i in range(4)]
+    """Four rows, a size that has a graph, and four prompts of a size that has: both ways launch the same
+    kernels."""
+    few = [request_of(f"g{i}", prompt(i, 16), max_tokens=40, temperature=1.0, seed=i) for i in range(4)]
     with_graphs, eager = gpu(max_rows=4).run(few), gpu(EagerBench, max_rows=4).run(few)
     for name, outcome in eager.items():
         assert with_graphs[name].tokens == outcome.tokens
+
+
+@needs_cuda
+@pytest.mark.parametrize("kind", [GpuBench, DeterministicBench])
+def test_captured_pieces_give_what_they_gave_before(gpu, request_of, kind):
+    """The first round captures pieces behind its steps, the second replays them."""
+    engine = gpu(kind, prefix_cache=False, token_budget=96)
+    rounds = []
+    for _ in range(2):
+        some = [
+            request_of(f"r{i}", prompt(i, 40 + 31 * i), max_tokens=20, temperature=1.0, seed=i)
+            for i in range(6)
+        ]
+        engine.outcomes.clear()
+        rounds.append({name: outcome.tokens for name, outcome in engine.run(some).items()})
+    assert rounds[0] == rounds[1]
+
+
+def test_a_step_with_prompts_is_padded_to_the_next_size(gpu, request_of):
+    engine = gpu(PaddedBench, token_budget=96)
+    engine.run([request_of("a", prompt(1, 20), max_tokens=3)])
+    engine.run([request_of("b", prompt(2, 90), max_tokens=2)])
+    engine.run([request_of("c", prompt(3, 30), max_tokens=4), request_of("d", prompt(4, 33), max_tokens=4)])
+    pieces = engine.runner._pieces
+    assert pieces.steps == [(64, 0), (30, 0), (64, 0)], "the first reserves memory; 90 are too many"
+    assert pieces.size_for(64) == 64
+    assert pieces.size_for(65) is None
+
+
+@pytest.mark.skipif(CUDA, reason="bfloat16 draws other tokens")
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_step_with_shaped_logits_is_captured_behind_the_first_of_its_size(
+    gpu, plain, mixed_requests, caplog, memory
+):
+    want = plain(token_budget=512).run(mixed_requests)
+    engine = gpu(PaddedBench)
+    graphs, captured = engine.runner._graphs, []
+
+    def capture(size, *, drawn):
+        assert not drawn
+        captured.append(size)
+        if not memory:
+            raise torch.OutOfMemoryError
+        result = torch.empty(size, CONFIG.hidden_size)
+        graphs._graphs[size, drawn] = Replay(graphs, result), result
+
+    graphs._capture = capture
+    got = engine.run(mixed_requests)
+    assert {name: outcome.tokens for name, outcome in got.items()} == {n: o.tokens for n, o in want.items()}
+    assert captured
+    assert len(set(captured)) == len(captured), "none is tried twice"
+    said = [message for message in caplog.messages if message.startswith("no memory for a graph of ")]
+    assert len(said) == (0 if memory else len(captured))
+
+
+def test_a_size_without_memory_is_left_out(gpu, requests, plain_weights, caplog):
+    engine = gpu(PaddedBench, token_budget=64)
+    pieces, captured = engine.runner._pieces, []
+
+    def capture(size):
+        captured.append(size)
+        raise torch.OutOfMemoryError
+
+    pieces._capture = capture
+    outcomes = engine.run(requests)
+    assert_likeliest(requests, outcomes, plain_weights)
+    assert sorted(captured) == sorted(set(captured)), "none is tried twice"
+    assert set(captured) | set(pieces.sizes) == {11, 30, 64}
+    assert not set(captured) & set(pieces.sizes)
+    assert (
+        caplog.messages.count(
+            f"no memory for graphs of steps of {captured[0]} tokens: they are padded further"
+        )
+        == 1
+    )
 
 
 @needs_cuda
@@ -394,7 +517,7 @@ def test_tokens_are_gathered_with_the_single_ones_first():
 
 def test_the_parts_of_a_step_do_not_overlap():
     place = layout(10, 3, 2)
-    sizes = [2 * 3, 10, 10, *[3] * 8, 2, 3, 2]
+    sizes = [10, 10, 2 * 3, *[3] * 8, 2, 3, 2]
     starts = [getattr(place, name) for name in place.__slots__[3:]]
     assert all(start % 4 == 0 for start in starts)
     assert all(start + size <= after for start, size, after in zip(starts, sizes, starts[1:], strict=False))

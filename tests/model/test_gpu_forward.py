@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from dataclasses import fields, replace
 from itertools import accumulate
 
@@ -13,8 +14,9 @@ pytest.importorskip("triton", reason="Triton has no build for this system")
 
 from mosso.core.config import ModelConfig
 from mosso.kernels.gpu.moe import pack_experts
-from mosso.model.gpu_forward import GpuModel, GpuSpans, GpuStep, forward
+from mosso.model.gpu_forward import GpuModel, GpuSpans, GpuStep, all_spans, attention, forward, queries
 from mosso.model.gpu_operations import TRITON, TWINS, GpuOperations, deterministic
+from mosso.model.gpu_pieces import Between, run_piece
 from mosso.model.gpu_weights import GpuLayer, GpuWeights
 from mosso.model.loading import load_weights
 from mosso.model.paged import PagedKV
@@ -61,7 +63,7 @@ class Rows:
     """Sequences over one model, stepped by hand. Fresh memory is NaN, and so are the pages behind the window;
     their table entries name a page that nobody has written."""
 
-    def __init__(self, weights: GpuWeights, tokens: list[torch.Tensor], ops: GpuOperations):
+    def __init__(self, weights: GpuWeights, tokens: list[torch.Tensor], ops: GpuOperations, run=forward):
         logical = -(-max(map(len, tokens)) // PAGE)
         total = logical * len(tokens)
         device = weights.device
@@ -77,6 +79,7 @@ class Rows:
         self.unwritten = total
         self.model = GpuModel(weights, CONFIG, kv, table.to(device), pages.to(device), ops)
         self.done = [0] * len(tokens)
+        self.run = run
 
     def step(self, work: dict[int, int], padding: int = 0) -> dict[int, torch.Tensor]:
         """Row → how many more positions; returns row → logits of its last one."""
@@ -89,7 +92,6 @@ class Rows:
         for row in order:
             self.drop_stale(row)
             self.done[row] += work[row]
-        assert not (padding and stretches)
         scratch = self.model.tokens.shape[0] - 1
         spans = None
         if stretches:
@@ -101,11 +103,11 @@ class Rows:
             rows=self.ints(rows + [scratch] * padding),
             positions=self.ints(positions + [0] * padding),
             active=self.ints([len(rows)]),
-            decodes=len(decodes) + padding,
+            decodes=len(decodes) + (0 if stretches else padding),
             spans=spans,
             sample_at=self.ints([end - 1 for end in accumulate(counts)]),
         )
-        h = forward(self.model, step)
+        h = self.run(self.model, step)
         ops, weights = self.model.ops, self.model.weights
         return dict(zip(order, ops.head(h, weights.head, norm=self.model.head_norm), strict=True))
 
@@ -121,6 +123,19 @@ class Rows:
 
     def ints(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32, device=self.model.tokens.device)
+
+
+def in_pieces(model: GpuModel, step: GpuStep) -> torch.Tensor:
+    """As engine.gpu_graphs runs them, with room for more tokens than there are."""
+    between = Between.allocate(model, len(step.rows) + 5).part(len(step.rows))
+    for tensor in (between.x, between.qkv, between.gathered):
+        tensor.fill_(torch.nan)
+    step = all_spans(step) if model.ops.uniform else step
+    for index in range(len(model.weights.layers)):
+        run_piece(model, step, index, between)
+        attention(model, step, index, queries(model, between.qkv), out=between.gathered)
+    run_piece(model, step, index + 1, between)
+    return between.x.index_select(0, step.sample_at)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +162,7 @@ def expected(source, tokens):
 
 def test_a_twin_is_called_as_its_kernel_is():
     kernels = [field.name for field in fields(GpuOperations) if callable(getattr(TRITON, field.name))]
-    kernels.remove("linear")  # torch's own
+    kernels.remove("linear")  # the library's in both
     for name in kernels:
         kernel, twin = getattr(TRITON, name), getattr(TWINS, name)
         assert kernel is not twin, name
@@ -165,6 +180,7 @@ SCHEDULES = {
     "much padding": [({0: 10, 1: 2}, 0), ({0: 1, 1: 1}, 30), ({0: 1, 1: 1}, 70)],
     "mixed": [({3: 30}, 0), ({3: 1, 0: 11}, 0), ({0: 9, 3: 1, 2: 20}, 0), ({1: 5, 3: 1, 0: 1}, 0)],
     "mixed, many": [({1: 3, 0: 30}, 0), ({0: 1, 1: 1, 3: 80, 2: 10}, 0), ({2: 9, 0: 1, 3: 1}, 0)],
+    "mixed, padded": [({1: 3, 0: 30}, 5), ({0: 1, 1: 1, 3: 80, 2: 10}, 40), ({2: 9, 0: 1, 3: 1}, 1)],
 }
 
 
@@ -182,6 +198,34 @@ def test_equals_the_reference(packed, tokens, expected, schedule, ops):
             assert (got - want).abs().max() < 1e-4 * want.abs().max(), (work, row)
 
 
+@pytest.mark.parametrize("ops", [TWINS, deterministic(TWINS)], ids=["batched", "deterministic"])
+@pytest.mark.parametrize("schedule", ["chunked", "mixed", "mixed, padded"])
+def test_pieces_equal_the_reference(packed, tokens, expected, schedule, ops):
+    rows = Rows(packed, tokens, ops, in_pieces)
+    for work, padding in SCHEDULES[schedule]:
+        for row, got in rows.step(work, padding).items():
+            want = expected[row][rows.done[row] - 1]
+            assert (got - want).abs().max() < 1e-4 * want.abs().max(), (work, row)
+
+
+def test_what_attention_gave_is_gone_when_experts_compute(packed, tokens):
+    """Both are the largest that a long step holds."""
+    products = []
+
+    def linear(*arguments, **options):
+        result = TWINS.linear(*arguments, **options)
+        products.append(weakref.ref(result))
+        return result
+
+    def gate_up(*arguments):
+        assert len(products) >= 2
+        assert [product() for product in products] == [None] * len(products)
+        return TWINS.gate_up(*arguments)
+
+    Rows(packed, tokens, replace(TWINS, linear=linear, gate_up=gate_up)).step({3: 90})
+    assert len(products) == 2 * CONFIG.num_layers
+
+
 @pytest.mark.parametrize("count", [2, 7, 65], ids=["few", "some", "many"])
 def test_a_sampled_token_is_read_from_the_table(packed, tokens, expected, count):
     """Nothing but the table says what the tokens are."""
@@ -196,8 +240,8 @@ WIDE = replace(TRITON, few_tokens=16, some_tokens=64)  # in the interpreter two 
 KERNELS = {
     "few": (WIDE, [({0: 5, 1: 1}, 0), ({0: 1, 1: 1}, 2)]),
     "some": (TRITON, [({0: 9, 1: 2}, 0), ({0: 2, 1: 1, 2: 5}, 0)]),
-    "many": (TRITON, [({0: 30, 1: 1}, 0), ({0: 1}, 16)]),
-    "deterministic": (deterministic(TRITON), [({0: 30, 1: 1}, 0), ({1: 1, 2: 5}, 0), ({0: 1}, 2)]),
+    "many": (TRITON, [({0: 30, 1: 1}, 3), ({0: 1}, 16)]),
+    "deterministic": (deterministic(TRITON), [({0: 30, 1: 1}, 3), ({1: 1, 2: 5}, 0), ({0: 1}, 2)]),
 }
 
 
@@ -216,3 +260,19 @@ def test_the_kernels_give_what_the_twins_give(source, ops, schedule):
         for row, logits_of_row in want.items():
             error = (got[row] - logits_of_row).norm() / logits_of_row.norm()
             assert error < 0.03, (work, row)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("ops", [TRITON, deterministic(TRITON)], ids=["many", "deterministic"])
+def test_the_kernels_give_the_same_in_pieces(source, ops):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    weights = pack(
+        source, torch.bfloat16 if device.type == "cuda" else torch.float16, layers=2, device=device
+    )
+    generator = torch.Generator().manual_seed(2)
+    tokens = [torch.randint(0, 96, (length,), generator=generator) for length in (70, 12)]
+    whole, pieces = Rows(weights, tokens, ops), Rows(weights, tokens, ops, in_pieces)
+    for work, padding in [({0: 30, 1: 1}, 3), ({1: 1, 0: 20}, 2)]:
+        want, got = whole.step(work, padding), pieces.step(work, padding)
+        for row, logits_of_row in want.items():
+            assert torch.equal(got[row], logits_of_row), (work, row)

@@ -16,8 +16,13 @@ pytest.importorskip("triton", reason="Triton has no build for this system")
 
 from mosso.bench.accuracy import GpuRows
 from mosso.core.config import GPT_OSS_20B, ModelConfig
+from mosso.core.steps import RowWork
+from mosso.engine.gpu_graphs import GraphMemory, PieceGraphs
+from mosso.engine.gpu_inputs import StepInputs, gather, pack
+from mosso.engine.gpu_rows import RowParams
 from mosso.kernels.gpu.moe import pack_experts
-from mosso.model.gpu_operations import TRITON, TWINS, GpuOperations
+from mosso.model.gpu_forward import forward
+from mosso.model.gpu_operations import TRITON, TWINS, GpuOperations, deterministic
 from mosso.model.gpu_weights import GpuLayer, GpuWeights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -164,3 +169,31 @@ def test_nothing_depends_on_waiting_in_between(weights: GpuWeights, length: int,
         logits.append(rows.prefill(0, 0, length, chunk))
     assert torch.isfinite(logits[0]).all()
     assert (logits[0] - logits[1]).norm() <= 1e-2 * logits[1].norm()
+
+
+@pytest.mark.parametrize("ops", [TRITON, deterministic(TRITON)], ids=["fast", "deterministic"])
+@pytest.mark.parametrize("size", [32, 256, 640, 1280])
+@torch.inference_mode()
+def test_replayed_pieces_give_what_the_whole_pass_gives(
+    weights: GpuWeights, ops: GpuOperations, size: int
+) -> None:
+    """Every bit, for two rows that decode beside a prompt: first as it is captured, then replayed with other
+    tokens."""
+    rows, device = GpuRows(weights, CONFIG, 4, 2 * size, ops=ops), torch.device("cuda")
+    model, inputs = rows.model, StepInputs(size, 4, device)
+    for pool in model.kv.pools:
+        pool.normal_()
+    pieces = PieceGraphs.allocate(model, inputs, GraphMemory(device), (size,))
+    for seed in range(3):
+        model.tokens.copy_(torch.randint(0, CONFIG.vocab_size, model.tokens.shape, device=device))
+        decodes = [RowWork(row, 10 + seed, 1, True) for row in (1, 2)]
+        batch = gather([*decodes, RowWork(0, 7 * seed, size - 2, True)])
+        slot = inputs.acquire()
+        place = pack(slot.ints, batch, RowParams(4), size)
+        inputs.send(slot, place.end)
+        step = inputs.step(place, batch)
+        want = forward(model, step)
+        got = pieces.forward(step)
+        pieces.capture_due()
+        assert torch.isfinite(want).all()
+        assert torch.equal(got, want), f"round {seed}"

@@ -12,7 +12,7 @@ from mosso.core.constraints import Constrainer
 from mosso.core.errors import UsageError
 from mosso.core.steps import RowWork
 from mosso.engine.gpu_compile import start_compiling
-from mosso.engine.gpu_graphs import GpuGraphs
+from mosso.engine.gpu_graphs import GpuGraphs, GraphMemory, PieceGraphs
 from mosso.engine.gpu_inputs import StepInputs, gather, pack
 from mosso.engine.gpu_memory import DeviceMemory
 from mosso.engine.gpu_rows import RowParams
@@ -22,7 +22,7 @@ from mosso.engine.memory import KVBudget, kv_budget, kv_page_bytes
 from mosso.engine.messages import Emit, Progress
 from mosso.engine.settings import MIB, EngineSettings
 from mosso.kernels.gpu.launch import FLOAT8, Chip, chip
-from mosso.model.gpu_forward import GpuModel, forward
+from mosso.model.gpu_forward import GpuModel, forward, one_of_each
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TRITON, deterministic
 from mosso.model.gpu_plan import (
@@ -30,7 +30,9 @@ from mosso.model.gpu_plan import (
     decode_sizes,
     embedding_on_host,
     graphs_bytes,
+    late_graphs_bytes,
     logits_bytes,
+    piece_sizes,
 )
 from mosso.model.gpu_weights import GpuWeights
 from mosso.model.paged import PagedKV
@@ -122,13 +124,16 @@ class _Builder:
         sizes = decode_sizes(settings.rows)
         small = self.model(self.allocate(1, 1), table)
         emit(Progress("warming up"))
-        GpuGraphs(small, inputs, table.scratch).warm_up(sizes)
+        graph_memory = GraphMemory(self.device)
+        GpuGraphs(one_of_each(small), inputs, table.scratch, graph_memory).warm_up(sizes)
         workspace = self.measure_step(small, inputs, longest) + WORKSPACE_SLACK
         del small
         torch.cuda.empty_cache()
 
         before = self.memory.used()
-        graphs_room = graphs_bytes(config, settings.rows)
+        graphs_room = graphs_bytes(
+            config, settings.rows, settings.budget, deterministic=settings.deterministic
+        )
         scratch = sum(kv_page_bytes(config, settings))  # a page of each group
         left = self.memory.bound - before - workspace - graphs_room - scratch
         budget = kv_budget(config, settings, left)
@@ -137,16 +142,21 @@ class _Builder:
         model = self.model(kv, table)
         with_pages = self.memory.used()
         emit(Progress("capturing graphs"))
-        graphs = GpuGraphs(model, inputs, table.scratch)
+        graphs = GpuGraphs(model, inputs, table.scratch, graph_memory)
         graphs.capture(sizes)
-        self.memory.enforce()
+        pieces = PieceGraphs.allocate(model, inputs, graph_memory, piece_sizes(settings.budget))
+        pieces.reserve(table.scratch)
+        torch.cuda.empty_cache()
+        self.memory.enforce(
+            late_graphs_bytes(config, settings.rows, settings.budget, deterministic=settings.deterministic)
+        )
         after = self.memory.used()
         taken = (
             f"GPU memory: {self.memory.bound / MIB:,.0f} MiB at most; before the pages {before / MIB:,.0f}, "
             f"a step's workspace {workspace / MIB:,.0f}, graphs {(after - with_pages) / MIB:,.0f} "
             f"(room {graphs_room / MIB:,.0f}), now {after / MIB:,.0f}"
         )
-        runner = GpuRunner(model, table, inputs, graphs, self.constrainer)
+        runner = GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)
         return GpuEngine(runner, budget, (compiled, taken))
 
     def model(self, kv: PagedKV, table: GpuTable) -> GpuModel:

@@ -86,9 +86,9 @@ class Layout:
     tokens: int
     samples: int
     spans: int
-    seed: int  # int64 [S]
-    rows: int  # [T]
+    rows: int  # [T]; this and the next follow from T alone, for pieces that are captured
     positions: int  # [T]
+    seed: int  # int64 [S]
     temperature: int  # float32 [S]
     top_p: int
     min_p: int
@@ -109,7 +109,7 @@ ACTIVE = 0  # where the number of real tokens lies
 @lru_cache(maxsize=4096)
 def layout(tokens: int, samples: int, spans: int) -> Layout:
     """`samples` equal to `tokens` without spans is a decode step."""
-    sizes = [2 * samples, *[tokens] * 2, *[samples] * 8, spans, spans + 1, spans]
+    sizes = [*[tokens] * 2, 2 * samples, *[samples] * 8, spans, spans + 1, spans]
     places = [ALIGNMENT]
     for size in sizes:
         places.append(places[-1] + aligned(size))
@@ -117,13 +117,13 @@ def layout(tokens: int, samples: int, spans: int) -> Layout:
 
 
 def pack(ints: Ints, batch: HostBatch, params: RowParams, size: int | None) -> Layout:
-    """Write a step's inputs into int32 words; `size`: of the decode step it is padded to.
+    """Write a step's inputs into int32 words; `size`: tokens that it is padded to.
 
     The padding runs on the scratch row, at position 0, greedily.
     """
     decode = batch.is_decode
     samples = len(batch.sample_rows)
-    tokens = size if decode and size is not None else len(batch.rows)
+    tokens = len(batch.rows) if size is None else size
     place = layout(tokens, tokens if decode else samples, 0 if decode else len(batch.span_rows))
 
     def put(at: int, values: Ints) -> None:
@@ -226,6 +226,10 @@ class StepInputs:
             )
         sample_at = self.part(place.sample_at, place.samples)
         return GpuStep(rows, positions, active, batch.decodes, spans, sample_at)
+
+    def piece(self, tokens: int) -> GpuStep:
+        """Of any step of so many tokens, what pieces read."""
+        return self.step(layout(tokens, 0, 0), None)
 
     def part(self, first: int, count: int) -> torch.Tensor:
         return self.ints[first : first + count]

@@ -44,8 +44,9 @@ class DeviceMemory:
         free, _ = torch.cuda.mem_get_info(self.device)
         return self.free_at_start - free + CONTEXT_BYTES
 
-    def enforce(self) -> None:
-        """Let torch allocate no more than what the bound leaves beside all that is not torch's."""
-        other = self.used() - torch.cuda.memory_reserved(self.device)
+    def enforce(self, later: int) -> None:
+        """Let torch allocate no more than what the bound leaves beside all that is not torch's, and beside
+        `later` bytes that the driver will still take."""
+        other = self.used() - torch.cuda.memory_reserved(self.device) + later
         share = max(0.0, min(1.0, (self.bound - other) / self.total))
         torch.cuda.set_per_process_memory_fraction(share, self.device)

@@ -19,7 +19,7 @@ from mosso.core.requests import TokenLogprob
 from mosso.core.steps import StepPlan, StepResult
 from mosso.engine.constrained import Allowed
 from mosso.engine.gpu_constraints import Constraints
-from mosso.engine.gpu_graphs import GpuGraphs
+from mosso.engine.gpu_graphs import GpuGraphs, PieceGraphs
 from mosso.engine.gpu_inputs import (
     MOST_UPDATES,
     HostBatch,
@@ -47,12 +47,14 @@ class GpuRunner:
         inputs: StepInputs,
         graphs: GpuGraphs | None = None,
         constrainer: Constrainer | None = None,
+        pieces: PieceGraphs | None = None,
     ) -> None:
         """Without a `constrainer` no request may have a constraint."""
         self._model = model
         self._table = table
         self._inputs = inputs
         self._graphs = graphs
+        self._pieces = pieces
         self._params = RowParams(table.scratch + 1)
         self._device = inputs.ints.device
         self._constraints = None if constrainer is None else Constraints(constrainer, table)
@@ -64,12 +66,12 @@ class GpuRunner:
         updates = self._table.apply(plan)
         restricts = self._constraints is not None and self._constraints.apply(plan)
         batch = gather(plan.work)
-        graph = self._graphs.size_for(len(batch.rows)) if self._graphs and batch.is_decode else None
+        graphs = self._graphs if batch.is_decode else self._pieces
+        size = graphs.size_for(len(batch.rows)) if graphs else None
         slot = self._inputs.acquire()
-        place = self._send(slot, batch, graph, updates)
-        sampled, failures = self._run(plan, batch, place, graph, restricts=restricts)
+        place = self._send(slot, batch, size, updates)
+        sampled, failures = self._run(plan, batch, place, size, restricts=restricts)
         if sampled is None:
-            slot.record()
             self._launched((), slot)
             return _Launched(plan.step, (), slot)
         slot.take_back(sampled.tokens)
@@ -77,7 +79,6 @@ class GpuRunner:
         copies = () if found is None else tuple(
             tensor.to("cpu", non_blocking=True) for tensor in (found.chosen, found.top_tokens, found.top)
         )  # fmt: skip
-        slot.record()
         rows = tuple(batch.sample_rows.tolist())
         self._launched(rows, slot)
         return _Launched(plan.step, rows, slot, sampled.asked, copies, failures)
@@ -94,12 +95,17 @@ class GpuRunner:
             self._constraints.close()
 
     def _launched(self, rows: tuple[int, ...], slot: Slot) -> None:
+        """All of a step is on its way."""
+        slot.record()
+        for graphs in (self._graphs, self._pieces):
+            if graphs is not None:
+                graphs.capture_due()
         if self._constraints is not None:
             self._constraints.launched(rows, slot)
 
-    def _send(self, slot: Slot, batch: HostBatch, graph: int | None, updates: PageUpdates) -> Layout:
+    def _send(self, slot: Slot, batch: HostBatch, size: int | None, updates: PageUpdates) -> Layout:
         """Inputs and page tables go to the device."""
-        place = pack(slot.ints, batch, self._params, graph)
+        place = pack(slot.ints, batch, self._params, size)
         count = len(updates.at)
         if count > MOST_UPDATES:  # long cached prefixes
             self._inputs.send(slot, place.end)
@@ -115,19 +121,22 @@ class GpuRunner:
         return place
 
     def _run(
-        self, plan: StepPlan, batch: HostBatch, place: Layout, graph: int | None, *, restricts: bool
+        self, plan: StepPlan, batch: HostBatch, place: Layout, size: int | None, *, restricts: bool
     ) -> tuple[Shaped | None, tuple[tuple[int, str], ...]]:
         """Compute the step and draw → (what was drawn, or None if it samples nothing; the rows that cannot).
 
-        What rows may draw is asked for only when the forward pass is under way.
+        size: of the graphs that it is padded to, if any. What rows may draw is asked for only when the
+        forward pass is under way.
         """
         decode, samples = batch.is_decode, len(batch.sample_rows)
         outputs = self._params.outputs(batch.sample_rows, batch.sample_positions)
         plain = self._params.all_plain(batch.sample_rows, outputs)
-        if graph is not None and self._graphs is not None:
-            h = self._graphs.replay(graph, drawn=plain and not restricts)[:samples]
+        if size is not None and decode and self._graphs is not None:
+            h = self._graphs.decode(size, drawn=plain and not restricts)[:samples]
             if plain and not restricts:
                 return Shaped(h), ()
+        elif size is not None and self._pieces is not None:
+            h = self._pieces.forward(self._inputs.step(place, batch))
         else:
             h = forward(self._model, self._inputs.step(place, None if decode else batch))
         if not samples:

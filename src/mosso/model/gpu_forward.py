@@ -38,15 +38,12 @@ class GpuSpans:
 
 @dataclass(frozen=True, slots=True)
 class GpuStep:
-    """T tokens: first the decode tokens, one a row, then the spans'; padding, on the scratch row, last.
-
-    Only a step without spans may have padding.
-    """
+    """T tokens: first the decode tokens, one a row, then the spans'; padding, on the scratch row, last."""
 
     rows: torch.Tensor  # int32 [T]
     positions: torch.Tensor  # int32 [T]
     active: torch.Tensor  # int32 [1], how many tokens are real
-    decodes: int  # tokens that are not of spans, padding included
+    decodes: int  # tokens ahead of the spans; without spans padding may count as such
     spans: GpuSpans | None = None
     sample_at: torch.Tensor | None = None  # int32 [S], the tokens that are sampled; None: all of them
 
@@ -68,6 +65,13 @@ class GpuModel:
         return self.weights.norm, self.config.rms_norm_eps
 
 
+def one_of_each(model: GpuModel) -> GpuModel:
+    """Its first layers, up to one of each kind (sliding or not): they launch all that the whole does."""
+    sliding = model.config.sliding
+    count = next((index + 1 for index, kind in enumerate(sliding) if kind != sliding[0]), 1)
+    return replace(model, weights=replace(model.weights, layers=model.weights.layers[:count]))
+
+
 def forward(model: GpuModel, step: GpuStep) -> torch.Tensor:
     """Writes the step's keys and values into their pages; returns the residual stream of the sampled tokens,
     float32 [S, H], before the last norm.
@@ -77,7 +81,7 @@ def forward(model: GpuModel, step: GpuStep) -> torch.Tensor:
     """
     ops = model.ops
     if ops.uniform:
-        step = _all_spans(step)
+        step = all_spans(step)
     x = ops.embed(model.tokens, step.rows, step.positions, model.weights.embedding)
     if len(x) <= ops.few_tokens:
         _few(model, step, x)
@@ -88,7 +92,7 @@ def forward(model: GpuModel, step: GpuStep) -> torch.Tensor:
     return x if step.sample_at is None else x.index_select(0, step.sample_at)
 
 
-def _all_spans(step: GpuStep) -> GpuStep:
+def all_spans(step: GpuStep) -> GpuStep:
     """The same step with each decode token as a span of one."""
     split, spans = step.decodes, step.spans
     if not split:
@@ -110,74 +114,116 @@ def _few(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
             x, (layer.attention_norm, eps), layer.qkv, layer.qkv_bias,
             kv.cos, kv.sin, step.rows, step.positions, _pages(model, index), kv.pools[index],
         )  # fmt: skip
-        gathered = _attention(model, step, index, q)
+        gathered = attention(model, step, index, q).flatten(1)
         ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
         ops.combine(x, _experts(model, step, layer, x))
 
 
 def _some(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
-    ops, eps, layers = model.ops, model.config.rms_norm_eps, model.weights.layers
-    normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
-    for index, layer in enumerate(layers):
-        qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
-        gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
-        ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
+    normed = first_norm(model, x)
+    for index, layer in enumerate(model.weights.layers):
+        qkv = project(model, step, index, normed)
+        gathered = attention(model, step, index, queries(model, qkv)).flatten(1)
+        model.ops.linear_small(gathered, layer.out, layer.out_bias, residual=x)
         normed = _combined(model, index, x, _experts(model, step, layer, x))
 
 
 def _many(model: GpuModel, step: GpuStep, x: torch.Tensor) -> None:
-    ops, config, layers = model.ops, model.config, model.weights.layers
-    eps = config.rms_norm_eps
-    normed = ops.rms_norm(x, layers[0].attention_norm, eps, layers[0].qkv.dtype)
+    config, layers = model.config, model.weights.layers
+    normed = first_norm(model, x)
     counts = torch.zeros(len(layers), config.num_experts, dtype=torch.int32, device=x.device)
-    for index, layer in enumerate(layers):
-        normed = ops.add_rms_norm(x, _attended(model, step, index, normed), layer.mlp_norm, eps)
-        routing = ops.route(
-            normed, layer.router, layer.router_bias, config.experts_per_token, step.active,
-            counts=counts[index],
-        )  # fmt: skip
-        normed = _combined(model, index, x, _parts(model, layer, normed, routing))
+    for index in range(len(layers)):
+        normed = add_norm(model, index, x, _attended(model, step, index, normed))
+        normed = feed_forward(model, step, index, x, normed, counts[index])
 
 
 def _attended(model: GpuModel, step: GpuStep, index: int, normed: torch.Tensor) -> torch.Tensor:
     """What attention adds to the stream. In a function, so that its tensors are gone in what follows."""
-    ops, layer = model.ops, model.weights.layers[index]
-    qkv = ops.linear(normed, layer.qkv, layer.qkv_bias)
-    gathered = _attention(model, step, index, _rotated(model, step, index, qkv))
-    return ops.linear(gathered, layer.out, layer.out_bias)
+    qkv = project(model, step, index, normed)
+    return output(model, index, attention(model, step, index, queries(model, qkv)))
+
+
+# What a layer of many tokens consists of. All but `attention` depends on the number of tokens alone.
+
+
+def first_norm(model: GpuModel, x: torch.Tensor) -> torch.Tensor:
+    """The normed stream that the first layer reads."""
+    first = model.weights.layers[0]
+    return model.ops.rms_norm(x, first.attention_norm, model.config.rms_norm_eps, first.qkv.dtype)
+
+
+def project(
+    model: GpuModel, step: GpuStep, index: int, normed: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Rotated queries and keys, and values [T, (heads + 2·KV) · D]; the latter two are in their pages too."""
+    layer = model.weights.layers[index]
+    qkv = model.ops.linear(normed, layer.qkv, layer.qkv_bias, out=out)
+    _rotate(model, step, index, qkv)
+    return qkv
+
+
+def output(model: GpuModel, index: int, gathered: torch.Tensor) -> torch.Tensor:
+    """What attention adds to the stream, of what it gathered."""
+    layer = model.weights.layers[index]
+    return model.ops.linear(gathered.flatten(1), layer.out, layer.out_bias)
+
+
+def add_norm(model: GpuModel, index: int, x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """x += delta; the normed stream that the experts read. Apart from them, so that delta is gone then."""
+    layer = model.weights.layers[index]
+    return model.ops.add_rms_norm(x, delta, layer.mlp_norm, model.config.rms_norm_eps)
+
+
+def feed_forward(
+    model: GpuModel, step: GpuStep, index: int, x: torch.Tensor, normed: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """x += what the experts give; the normed stream that the next layer reads.
+
+    counts int32 [E] are zeros, and the pairs of each expert afterwards.
+    """
+    config, layer = model.config, model.weights.layers[index]
+    routing = model.ops.route(
+        normed, layer.router, layer.router_bias, config.experts_per_token, step.active, counts=counts
+    )
+    return _combined(model, index, x, _parts(model, layer, normed, routing))
+
+
+def queries(model: GpuModel, qkv: torch.Tensor) -> torch.Tensor:
+    """[T, heads, D], within qkv."""
+    return qkv.unflatten(1, (-1, model.config.head_dim))[:, : model.config.num_heads]
+
+
+def attention(
+    model: GpuModel, step: GpuStep, index: int, q: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """What the tokens gather, [T, heads, D]; the step's keys and values are in their pages already.
+
+    What padding gathers behind spans is not written.
+    """
+    ops, config, sinks = model.ops, model.config, model.weights.layers[index].sinks
+    pool, pages = model.kv.pools[index], _pages(model, index)
+    window = config.window if config.sliding[index] else None
+    split, spans = step.decodes, step.spans
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
+    if split:
+        rows, positions = step.rows[:split], step.positions[:split]
+        ops.decode_attention(q[:split], pool, pages, rows, positions, sinks, window, out=out[:split])
+    if spans is not None:
+        ops.prefill_attention(
+            q[split:], pool, pages, spans.rows, spans.query_starts, spans.context_lens, sinks, window,
+            max_query=spans.longest, deterministic=ops.uniform, out=out[split:],
+        )  # fmt: skip
+    return out
 
 
 def _pages(model: GpuModel, index: int) -> torch.Tensor:
     return model.pages[WINDOW if model.config.sliding[index] else FULL]
 
 
-def _rotated(model: GpuModel, step: GpuStep, index: int, qkv: torch.Tensor) -> torch.Tensor:
-    """Queries [T, heads, D], within qkv; keys and values go to their pages."""
-    kv = model.kv
-    model.ops.rotate_and_store(
-        qkv, kv.cos, kv.sin, step.rows, step.positions, _pages(model, index), kv.pools[index]
-    )
-    return qkv.unflatten(1, (-1, model.config.head_dim))[:, : model.config.num_heads]
-
-
-def _attention(model: GpuModel, step: GpuStep, index: int, q: torch.Tensor) -> torch.Tensor:
-    """What the tokens gather, [T, heads · D]; the step's keys and values are in their pages already."""
-    ops, config, sinks = model.ops, model.config, model.weights.layers[index].sinks
-    pool, pages = model.kv.pools[index], _pages(model, index)
-    window = config.window if config.sliding[index] else None
-    split, spans = step.decodes, step.spans
-    parts = []
-    if split:
-        rows, positions = step.rows[:split], step.positions[:split]
-        parts.append(ops.decode_attention(q[:split], pool, pages, rows, positions, sinks, window))
-    if spans is not None:
-        parts.append(
-            ops.prefill_attention(
-                q[split:], pool, pages, spans.rows, spans.query_starts, spans.context_lens, sinks, window,
-                max_query=spans.longest, deterministic=ops.uniform,
-            )
-        )  # fmt: skip
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
+def _rotate(model: GpuModel, step: GpuStep, index: int, qkv: torch.Tensor) -> None:
+    """Queries and keys turn in place; keys and values go to their pages."""
+    kv, pages = model.kv, _pages(model, index)
+    model.ops.rotate_and_store(qkv, kv.cos, kv.sin, step.rows, step.positions, pages, kv.pools[index])
 
 
 def _experts(model: GpuModel, step: GpuStep, layer: GpuLayer, x: torch.Tensor) -> torch.Tensor:

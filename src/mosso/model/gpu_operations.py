@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from mosso.kernels.gpu import attention, head, launch, linear, moe, norm, rope, router, sampling
 from mosso.kernels.gpu.linear import MOST_TOKENS
@@ -31,7 +30,7 @@ class GpuOperations:
     add_rms_norm: Kernel
     combine: Callable[..., None]
     combine_rms_norm: Kernel
-    linear: Kernel  # x [T, K], weight, bias → [T, N], for any T
+    linear: Kernel
     linear_small: Kernel
     qkv_small: Kernel
     rotate_and_store: Callable[..., None]
@@ -56,7 +55,7 @@ TRITON = GpuOperations(
     add_rms_norm=norm.add_rms_norm,
     combine=norm.combine,
     combine_rms_norm=norm.combine_rms_norm,
-    linear=F.linear,
+    linear=linear.library_linear,
     linear_small=linear.linear_small,
     qkv_small=linear.qkv_small,
     rotate_and_store=rope.rotate_and_store,
@@ -77,7 +76,7 @@ TWINS = GpuOperations(
     add_rms_norm=norm.add_rms_norm_twin,
     combine=norm.combine_twin,
     combine_rms_norm=norm.combine_rms_norm_twin,
-    linear=F.linear,
+    linear=linear.library_linear,
     linear_small=linear.linear_small_twin,
     qkv_small=linear.qkv_small_twin,
     rotate_and_store=rope.rotate_and_store_twin,
@@ -118,9 +117,11 @@ _HEAD_TILE = head.TileConfig(block_v=128, block_s=64, block_k=64, stages=3, warp
 _ROUTER_TOKENS = 64  # the router's tiles are those of so many tokens
 
 
-def _uniform_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _uniform_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     parts = [linear.linear_small(part, weight, bias, config=_LINEAR_TILE) for part in x.split(MOST_TOKENS)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 and out is None else torch.cat(parts, out=out)
 
 
 def _uniform_route(

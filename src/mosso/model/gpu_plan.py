@@ -6,6 +6,7 @@ takes these figures for what it cannot measure before the pages are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mosso.core.config import ModelConfig
@@ -14,6 +15,7 @@ CONTEXT_BYTES = 512 << 20  # an estimate: the bare CUDA context, which nothing m
 LIBRARIES_BYTES = 128 << 20  # an estimate: kernels, and the libraries' workspaces
 GRAPH_NODE_BYTES = 8 << 10  # an estimate: what the driver keeps for each kernel of a graph
 KERNELS_A_LAYER = 10
+GRAPH_BYTES = 32 << 10  # an estimate: and for each graph
 GRAPH_LIBRARY_BYTES = 64 << 20  # an estimate: the libraries' workspaces for the stream that captures
 SHAPED_ROWS = 64  # rows whose logits are in memory at once
 PENALIZED_ROWS = 16  # rows whose counts of tokens are
@@ -24,12 +26,19 @@ _DECODE_SIZES = (
     *(1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
     *range(576, 1025, 64),
 )
+_PIECE_SIZES = (32, 64, 96, 128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536)
 
 
 def decode_sizes(max_rows: int) -> tuple[int, ...]:
     """Numbers of rows that decode steps have graphs for, ascending, up to max_rows or a limit."""
     most = min(max_rows, _DECODE_SIZES[-1])
     return (*(size for size in _DECODE_SIZES if size < most), most)
+
+
+def piece_sizes(token_budget: int) -> tuple[int, ...]:
+    """Numbers of tokens that steps with prompts have graphs for, ascending. Longer ones need none: launching
+    the kernels of a layer takes the host some 0.8 ms, as long as the device needs for 1,500 tokens of 20b."""
+    return tuple(size for size in _PIECE_SIZES if size <= token_budget)
 
 
 def packed_bytes(experts: int, rows: int, columns: int) -> tuple[int, int]:
@@ -68,12 +77,38 @@ def embedding_on_host(weight_bytes: int, memory: int) -> bool:
     return 2 * weight_bytes > memory
 
 
-def graphs_bytes(config: ModelConfig, max_rows: int) -> int:
-    """Graphs of every size, two each, their common memory, and the hidden states that they keep."""
-    sizes = decode_sizes(max_rows)
-    kernels = 2 * len(sizes) * (KERNELS_A_LAYER * config.num_layers + 8)
-    kept = 4 * config.hidden_size * sum(sizes)
-    return kernels * GRAPH_NODE_BYTES + GRAPH_LIBRARY_BYTES + step_bytes(config, sizes[-1]) + kept
+def graphs_bytes(
+    config: ModelConfig, max_rows: int, token_budget: int, *, deterministic: bool = False
+) -> int:
+    """Graphs of every size, their common memory, and what they keep beside it."""
+    sizes, pieces = decode_sizes(max_rows), piece_sizes(token_budget)
+    own = 2 * _decode_graphs(config, sizes) + _piece_graphs(config, pieces, deterministic=deterministic)
+    kept = 4 * config.hidden_size * sum(sizes) + between_bytes(config, max(pieces, default=0))
+    return own + GRAPH_LIBRARY_BYTES + step_bytes(config, max(sizes[-1], *pieces, 0)) + kept
+
+
+def late_graphs_bytes(config: ModelConfig, max_rows: int, token_budget: int, *, deterministic: bool) -> int:
+    """What the driver keeps for the graphs that are captured only when a step first asks for them."""
+    pieces = piece_sizes(token_budget)[:-1]
+    decode = _decode_graphs(config, decode_sizes(max_rows))
+    return decode + _piece_graphs(config, pieces, deterministic=deterministic)
+
+
+def _decode_graphs(config: ModelConfig, sizes: Sequence[int]) -> int:
+    return len(sizes) * (GRAPH_BYTES + (KERNELS_A_LAYER * config.num_layers + 8) * GRAPH_NODE_BYTES)
+
+
+def _piece_graphs(config: ModelConfig, sizes: Sequence[int], *, deterministic: bool) -> int:
+    """Deterministic products are of 64 tokens each."""
+    kernels = sum(KERNELS_A_LAYER + (2 * -(-size // 64) if deterministic else 0) for size in sizes)
+    graphs = len(sizes) * (config.num_layers + 1)
+    return graphs * GRAPH_BYTES + kernels * config.num_layers * GRAPH_NODE_BYTES
+
+
+def between_bytes(config: ModelConfig, tokens: int) -> int:
+    """What passes between the pieces of a step: the stream, projections, what attention gathers."""
+    q, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
+    return tokens * (4 * config.hidden_size + 2 * (q + kv) + 2 * q)
 
 
 def table_bytes(max_rows: int, max_context: int, page_size: int) -> int:
@@ -100,7 +135,7 @@ def gpu_workspace(
     step = step_bytes(config, token_budget) + sum(logits_bytes(config, max_rows))
     return GpuWorkspace(
         step=step + WORKSPACE_SLACK,
-        graphs=graphs_bytes(config, max_rows),
+        graphs=graphs_bytes(config, max_rows, token_budget),
         tables=table_bytes(max_rows, config.max_context, page_size) + scratch_bytes,
         rotary=4 * config.max_context * config.head_dim,
     )

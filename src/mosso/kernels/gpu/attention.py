@@ -107,13 +107,14 @@ def decode_attention(
     *,
     splits: int | None = None,
     config: DecodeTiling | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of T tokens, each over its row's keys 0 .. position, its own among them → [T, heads, D].
 
     q [T, heads, D], of which only the first dimension may be strided; pool [2, KV, pages, page_size, D], in
     any floating-point type; pages int32 [R, P]; rows and positions int32 [T]; sinks float32 [heads].
     heads / KV is a power of two. `splits` fixes into how many programs a full context of any length is split;
-    a window is never split.
+    a window is never split. `out` is where the result goes, if anywhere in particular.
 
     Nothing that may still run when this kernel starts writes `rows`, `positions` and `pages`: they are read
     before the kernel ahead has ended.
@@ -125,7 +126,7 @@ def decode_attention(
     split = Split(1, 1)
     if window is None:
         split = split_of(pairs, multiprocessors) if splits is None else Split(splits, 1)
-    out = torch.empty(tokens, heads, dim, dtype=q.dtype, device=q.device)
+    out = _result(q) if out is None else out
     group = heads // kv_heads
     parts, stats, counters = None, None, None
     if split.most > 1:
@@ -156,12 +157,13 @@ def decode_attention_twin(
     *,
     splits: int | None = None,
     config: DecodeTiling | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What decode_attention computes; `splits` and `config` change nothing."""
     starts = torch.arange(q.shape[0] + 1)
     tables, entries = pages[rows.long()], pool.to(q.dtype)
     mixed = paged_attention(q.float(), entries, tables, sinks, starts, positions + 1, window)
-    return mixed.to(q.dtype)
+    return mixed.to(q.dtype) if out is None else out.copy_(mixed)
 
 
 def prefill_attention(
@@ -177,20 +179,21 @@ def prefill_attention(
     max_query: int,
     deterministic: bool = False,
     config: PrefillTiling | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of S spans of queries over keys that the pool holds, theirs among them → [T, heads, D].
 
     Span s owns tokens query_starts[s] .. query_starts[s + 1] - 1 of q: the last ones of the context_lens[s]
-    positions of row span_rows[s]; int32 [S + 1], [S] and [S]. No span has more than `max_query` tokens. Rest
-    as in `decode_attention`. With `deterministic` a query's result does not depend on how its prompt is cut
-    into spans, nor on what else is in the batch.
+    positions of row span_rows[s]; int32 [S + 1], [S] and [S]. No span has more than `max_query` tokens. What
+    tokens behind all spans get is not written. Rest as in `decode_attention`. With `deterministic` a query's
+    result does not depend on how its prompt is cut into spans, nor on what else is in the batch.
     """
-    tokens, heads, dim = q.shape
+    _, heads, dim = q.shape
     spans, kv_heads = span_rows.shape[0], pool.shape[1]
     cut = config or (UNIFORM if deterministic else prefill_tiling(chip(q.device).capability))
     group = heads // kv_heads
     assert cut.block_m % group == 0
-    out = torch.empty(tokens, heads, dim, dtype=q.dtype, device=q.device)
+    out = _result(q) if out is None else out
     overlap = pdl(q.device)
     blocks = triton.cdiv(max_query, cut.block_m // group)
     _prefill_kernel[(blocks, kv_heads, spans)](
@@ -215,11 +218,19 @@ def prefill_attention_twin(
     max_query: int,
     deterministic: bool = False,
     config: PrefillTiling | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What prefill_attention computes; `max_query`, `deterministic` and `config` change nothing."""
-    tables, entries = pages[span_rows.long()], pool.to(q.dtype)
-    mixed = paged_attention(q.float(), entries, tables, sinks, query_starts, context_lens, window)
-    return mixed.to(q.dtype)
+    tables, entries, tokens = pages[span_rows.long()], pool.to(q.dtype), int(query_starts[-1])
+    out = _result(q) if out is None else out
+    out[:tokens] = paged_attention(
+        q[:tokens].float(), entries, tables, sinks, query_starts, context_lens, window
+    )
+    return out
+
+
+def _result(q: torch.Tensor) -> torch.Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
 def _query_stride(q: torch.Tensor) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -54,6 +55,13 @@ def tiling(tokens: int, n: int) -> Tiling:
         return Tiling(dot=True, rows=32, depth=128, warps=2, stages=4, splits=1 if wide else 2)
     splits = 2 if wide else 4
     return Tiling(dot=True, rows=64, depth=64, warps=4, stages=5, splits=splits, fused_norm=False)
+
+
+def library_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """x [T, K] · weight [N, K]ᵀ + bias [N] by the library, for any T → [T, N]; into `out`, if given."""
+    return F.linear(x, weight, bias) if out is None else torch.addmm(bias, x, weight.T, out=out)
 
 
 def linear_small(
