@@ -18,12 +18,13 @@ from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine import gpu_build
 from mosso.engine.build import build_loop
-from mosso.engine.gpu_memory import DeviceMemory, bound_bytes
+from mosso.engine.gpu_memory import DeviceMemory, LastingMemory, bound_bytes
 from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
 from mosso.kernels.gpu.launch import CHIPS
 from mosso.model.gpu_loading import load_gpu_weights
 from mosso.model.gpu_operations import TWINS
+from mosso.model.gpu_pieces import Between
 from mosso.model.gpu_plan import (
     CONTEXT_BYTES,
     WORKSPACE_SLACK,
@@ -31,6 +32,7 @@ from mosso.model.gpu_plan import (
     late_graphs_bytes,
     logits_bytes,
 )
+from mosso.model.paged import PagedKV
 
 GIB = 1 << 30
 CPU = torch.device("cpu")
@@ -54,10 +56,9 @@ class Graph:
 def pretended(monkeypatch):
     """A device of 80 GiB, of which 70 are free at first; returns the shares that torch was allowed."""
     allowed: list[float] = []
-    free = iter([70 * GIB])
     held = BEFORE  # what torch has reserved
 
-    def synchronize(*_):  # a step was run
+    def synchronize(*_):  # a step was run, or some of it
         nonlocal held
         held = BEFORE + LOADED + STEP
 
@@ -66,7 +67,7 @@ def pretended(monkeypatch):
         held = BEFORE + LOADED
 
     fakes = {
-        "mem_get_info": lambda device: (next(free, 70 * GIB - LOADED), 80 * GIB),
+        "mem_get_info": lambda device: (70 * GIB - (held - BEFORE), 80 * GIB),
         "memory_reserved": lambda device: held,
         "synchronize": synchronize,
         "empty_cache": empty_cache,
@@ -107,9 +108,8 @@ def test_pages_get_what_everything_else_leaves(model, pretended, kv_dtype):
     assert engine.budget.total_bytes <= 4 << 20
     assert engine.notes[0] == "compiled"
     assert "8,192 MiB at most" in engine.notes[1]
-    assert f"workspace {(STEP + WORKSPACE_SLACK) >> 20:,}" in engine.notes[1]
-    # All that is not torch's, who pretends to have the step's bytes from nowhere.
-    other = CONTEXT_BYTES - STEP + late_graphs_bytes(small.config, 8, 64, deterministic=False)
+    assert f"workspace {STEP >> 20:,}" in engine.notes[1]
+    other = CONTEXT_BYTES + late_graphs_bytes(small.config, 8, 64, deterministic=False)
     assert pretended == [pytest.approx((8 * GIB - other) / (80 * GIB))]
 
 
@@ -126,6 +126,35 @@ def test_without_kv_memory_pages_take_all_that_is_left(model, pretended, monkeyp
     rest = (STEP + WORKSPACE_SLACK, graphs_bytes(builder.config, 8, 64))
     scratch = sum(kv_page_bytes(builder.config, settings))
     assert asked == [8 * GIB - BEFORE - LOADED - CONTEXT_BYTES - sum(rest) - scratch]
+
+
+def test_what_a_step_was_measured_to_hold_is_left_to_steps(model, pretended, monkeypatch):
+    """Neither do pages take it, nor is it given back."""
+    builder, _ = build(model)
+    happened = []
+
+    @contextlib.contextmanager
+    def pages(_):
+        happened.append("apart")
+        yield
+        happened.append("together")
+
+    def noted(name, function):
+        def call(*args):
+            happened.append(name)
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(LastingMemory, "pages", pages)
+    monkeypatch.setattr(torch.cuda, "empty_cache", noted("given back", torch.cuda.empty_cache))
+    monkeypatch.setattr(PagedKV, "allocate", noted("pages", PagedKV.allocate))
+    monkeypatch.setattr(Between, "allocate", noted("between", Between.allocate))
+    measure = gpu_build._Builder.measure_step
+    monkeypatch.setattr(gpu_build._Builder, "measure_step", noted("measured", measure))
+    builder.build(lambda _: None, "")
+    lasting = ["apart", "pages", "together", "apart", "between", "together"]
+    assert happened == ["pages", "measured", "given back", *lasting]
 
 
 def test_a_step_is_measured_with_the_shaped_logits_behind_it(model, pretended, monkeypatch):

@@ -22,8 +22,9 @@ from mosso.core.config import ModelConfig
 from mosso.core.requests import FinishReason
 from mosso.core.steps import RowWork
 from mosso.engine.build import build_loop
-from mosso.engine.gpu_graphs import GpuGraphs, GraphMemory, PieceGraphs, decode
+from mosso.engine.gpu_graphs import GpuGraphs, PieceGraphs, decode
 from mosso.engine.gpu_inputs import SLOTS, StepInputs, gather, layout
+from mosso.engine.gpu_memory import LastingMemory
 from mosso.engine.gpu_runner import GpuRunner
 from mosso.engine.gpu_table import GpuTable
 from mosso.engine.messages import Abort, Batch, Submit
@@ -98,7 +99,7 @@ class GpuBench(Bench):
         table = GpuTable(c.max_rows, c.max_context, PAGE, DEVICE, (c.full_pages, c.window_pages))
         model = GpuModel(weights, CONFIG, kv, table.tokens, table.pages, self.ops)
         inputs = StepInputs(c.token_budget, c.max_rows, DEVICE)
-        memory = GraphMemory(DEVICE)
+        memory = LastingMemory(DEVICE)
         graphs = self.make_graphs(model, inputs, memory, table.scratch)
         pieces = self.make_pieces(model, inputs, memory, table.scratch)
         return GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)

@@ -17,8 +17,9 @@ pytest.importorskip("triton", reason="Triton has no build for this system")
 from mosso.bench.accuracy import GpuRows
 from mosso.core.config import GPT_OSS_20B, ModelConfig
 from mosso.core.steps import RowWork
-from mosso.engine.gpu_graphs import GraphMemory, PieceGraphs
+from mosso.engine.gpu_graphs import PieceGraphs
 from mosso.engine.gpu_inputs import StepInputs, gather, pack
+from mosso.engine.gpu_memory import LastingMemory
 from mosso.engine.gpu_rows import RowParams
 from mosso.kernels.gpu.moe import pack_experts
 from mosso.model.gpu_forward import forward
@@ -183,7 +184,7 @@ def test_replayed_pieces_give_what_the_whole_pass_gives(
     model, inputs = rows.model, StepInputs(size, 4, device)
     for pool in model.kv.pools:
         pool.normal_()
-    pieces = PieceGraphs.allocate(model, inputs, GraphMemory(device), (size,))
+    pieces = PieceGraphs.allocate(model, inputs, LastingMemory(device), (size,))
     for seed in range(3):
         model.tokens.copy_(torch.randint(0, CONFIG.vocab_size, model.tokens.shape, device=device))
         decodes = [RowWork(row, 10 + seed, 1, True) for row in (1, 2)]

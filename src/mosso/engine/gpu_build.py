@@ -12,9 +12,9 @@ from mosso.core.constraints import Constrainer
 from mosso.core.errors import UsageError
 from mosso.core.steps import RowWork
 from mosso.engine.gpu_compile import start_compiling
-from mosso.engine.gpu_graphs import GpuGraphs, GraphMemory, PieceGraphs
+from mosso.engine.gpu_graphs import GpuGraphs, PieceGraphs
 from mosso.engine.gpu_inputs import StepInputs, gather, pack
-from mosso.engine.gpu_memory import DeviceMemory
+from mosso.engine.gpu_memory import DeviceMemory, LastingMemory
 from mosso.engine.gpu_rows import RowParams
 from mosso.engine.gpu_runner import GpuRunner
 from mosso.engine.gpu_table import GpuTable
@@ -122,39 +122,38 @@ class _Builder:
         table = GpuTable(settings.rows, longest, settings.page_size, self.device)
         inputs = StepInputs(settings.budget, settings.rows, self.device)
         sizes = decode_sizes(settings.rows)
-        small = self.model(self.allocate(1, 1), table)
+        lasting = LastingMemory(self.device)
+        one = self.allocate(1, 1)
+        small = self.model(one, table)
         emit(Progress("warming up"))
-        graph_memory = GraphMemory(self.device)
-        GpuGraphs(one_of_each(small), inputs, table.scratch, graph_memory).warm_up(sizes)
-        workspace = self.measure_step(small, inputs, longest) + WORKSPACE_SLACK
-        del small
-        torch.cuda.empty_cache()
+        GpuGraphs(one_of_each(small), inputs, table.scratch, lasting).warm_up(sizes)
+        workspace = self.measure_step(small, inputs, longest)
 
         before = self.memory.used()
         graphs_room = graphs_bytes(
             config, settings.rows, settings.budget, deterministic=settings.deterministic
         )
         scratch = sum(kv_page_bytes(config, settings))  # a page of each group
-        left = self.memory.bound - before - workspace - graphs_room - scratch
+        left = self.memory.bound - before - WORKSPACE_SLACK - graphs_room - scratch
         budget = kv_budget(config, settings, left)
-        kv = self.allocate(budget.full_pages + 1, budget.window_pages + 1)
+        with lasting.pages():
+            kv = self.allocate(budget.full_pages + 1, budget.window_pages + 1, one.rotary)
         table.use_scratch_pages(budget.full_pages, budget.window_pages)
         model = self.model(kv, table)
         with_pages = self.memory.used()
         emit(Progress("capturing graphs"))
-        graphs = GpuGraphs(model, inputs, table.scratch, graph_memory)
+        graphs = GpuGraphs(model, inputs, table.scratch, lasting)
         graphs.capture(sizes)
-        pieces = PieceGraphs.allocate(model, inputs, graph_memory, piece_sizes(settings.budget))
+        pieces = PieceGraphs.allocate(model, inputs, lasting, piece_sizes(settings.budget))
         pieces.reserve(table.scratch)
-        torch.cuda.empty_cache()
         self.memory.enforce(
             late_graphs_bytes(config, settings.rows, settings.budget, deterministic=settings.deterministic)
         )
         after = self.memory.used()
         taken = (
-            f"GPU memory: {self.memory.bound / MIB:,.0f} MiB at most; before the pages {before / MIB:,.0f}, "
-            f"a step's workspace {workspace / MIB:,.0f}, graphs {(after - with_pages) / MIB:,.0f} "
-            f"(room {graphs_room / MIB:,.0f}), now {after / MIB:,.0f}"
+            f"GPU memory: {self.memory.bound / MIB:,.0f} MiB at most; before the pages "
+            f"{(before - workspace) / MIB:,.0f}, a step's workspace {workspace / MIB:,.0f}, graphs "
+            f"{(after - with_pages) / MIB:,.0f} (room {graphs_room / MIB:,.0f}), now {after / MIB:,.0f}"
         )
         runner = GpuRunner(model, table, inputs, graphs, self.constrainer, pieces)
         return GpuEngine(runner, budget, (compiled, taken))
@@ -163,11 +162,15 @@ class _Builder:
         ops = deterministic(TRITON) if self.settings.deterministic else TRITON
         return GpuModel(self.weights, self.config, kv, table.tokens, table.pages, ops)
 
-    def allocate(self, full_pages: int, window_pages: int) -> PagedKV:
+    def allocate(
+        self, full_pages: int, window_pages: int, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> PagedKV:
         dtype = KV_TYPES[self.settings.kv_dtype_name]
         page_size = self.settings.page_size
         try:
-            return PagedKV.allocate(self.config, full_pages, window_pages, page_size, dtype, self.device)
+            return PagedKV.allocate(
+                self.config, full_pages, window_pages, page_size, dtype, self.device, rotary
+            )
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"--gpu-memory: {self.device} does not give {full_pages + window_pages:,} pages of KV"
@@ -177,8 +180,8 @@ class _Builder:
     def measure_step(self, model: GpuModel, inputs: StepInputs, longest: int) -> int:
         """Bytes that torch holds for full steps and the shaped logits after them, by running some.
 
-        What it holds, not what tensors take: between tensors of many sizes it cannot use all. With less, it
-        would have to ask the device anew in every step.
+        What it holds, not what tensors take: between tensors of many sizes it cannot use all. It keeps
+        that for the steps to come: with less, or other memory, it would have to ask the device anew in each.
         """
         budget = self.settings.budget
         self.run_step(model, inputs, longest, -(-budget // 8))  # makes what stays, such as workspaces

@@ -25,6 +25,7 @@ from typing import TypeVar
 import torch
 
 from mosso.engine.gpu_inputs import ACTIVE, StepInputs, layout
+from mosso.engine.gpu_memory import LastingMemory
 from mosso.engine.gpu_sampler import draw, draws
 from mosso.model.gpu_forward import GpuModel, GpuStep, all_spans, attention, forward, queries
 from mosso.model.gpu_pieces import Between, run_piece
@@ -32,14 +33,6 @@ from mosso.model.gpu_pieces import Between, run_piece
 logger = logging.getLogger("mosso")
 
 T = TypeVar("T")
-
-
-class GraphMemory:
-    """What all graphs share: a pool, and the stream that captures, as memory belongs to a stream."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 @contextmanager
@@ -54,14 +47,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _captured(memory: GraphMemory, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+def _captured(memory: LastingMemory, run: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
     """All that `run` launches has run before, so that no kernel is loaded meanwhile; the device may be busy.
 
     Not by torch.cuda.graph, which waits for the device and empties caches.
     """
     graph = torch.cuda.CUDAGraph()
     with _uncollected(), torch.cuda.stream(memory.stream):
-        graph.capture_begin(memory.pool, capture_error_mode="thread_local")
+        graph.capture_begin(memory.graphs, capture_error_mode="thread_local")
         try:
             result = run()
         finally:
@@ -97,7 +90,7 @@ class GpuGraphs:
     model: GpuModel
     inputs: StepInputs
     scratch: int  # the scratch row
-    memory: GraphMemory
+    memory: LastingMemory
     sizes: tuple[int, ...] = ()  # of the graphs that there are
     _graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = field(default_factory=dict)
     _due: int | None = None  # a size that has run up to its hidden states, but not been captured so
@@ -126,7 +119,6 @@ class GpuGraphs:
     @torch.inference_mode()
     def capture(self, sizes: tuple[int, ...]) -> None:
         """Largest first, so that the others find their memory in its pool. Sizes must have been warmed up."""
-        torch.cuda.empty_cache()
         for size in reversed(sizes):
             _point_at_scratch(self.inputs, size, self.scratch, size)
             self._capture(size, drawn=True)
@@ -161,7 +153,7 @@ class PieceGraphs:
 
     model: GpuModel
     inputs: StepInputs
-    memory: GraphMemory
+    memory: LastingMemory
     sizes: tuple[int, ...]
     between: Between
     _graphs: dict[int, list[torch.cuda.CUDAGraph]] = field(default_factory=dict)
@@ -169,10 +161,12 @@ class PieceGraphs:
 
     @classmethod
     def allocate(
-        cls, model: GpuModel, inputs: StepInputs, memory: GraphMemory, sizes: tuple[int, ...]
+        cls, model: GpuModel, inputs: StepInputs, memory: LastingMemory, sizes: tuple[int, ...]
     ) -> PieceGraphs:
         """sizes ascending."""
-        return cls(model, inputs, memory, sizes, Between.allocate(model, max(sizes, default=0)))
+        with memory.pages():
+            between = Between.allocate(model, max(sizes, default=0))
+        return cls(model, inputs, memory, sizes, between)
 
     def size_for(self, tokens: int) -> int | None:
         return _next_size(self.sizes, tokens)

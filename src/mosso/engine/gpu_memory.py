@@ -1,7 +1,8 @@
-"""How much of the GPU's memory this process may take, and how much it has taken."""
+"""How much of the GPU's memory this process may take, how much it has taken, and what is kept apart in it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -50,3 +51,22 @@ class DeviceMemory:
         other = self.used() - torch.cuda.memory_reserved(self.device) + later
         share = max(0.0, min(1.0, (self.bound - other) / self.total))
         torch.cuda.set_per_process_memory_fraction(share, self.device)
+
+
+class LastingMemory:
+    """Where pages and graphs lie, apart from what steps allocate and free.
+
+    Otherwise torch would give pages the memory that steps were measured to need, and steps would have to ask
+    the device for other memory, piece by piece and in vain.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        cuda = device.type == "cuda"
+        self._pages = torch.cuda.MemPool() if cuda else None
+        self.graphs = torch.cuda.graph_pool_handle() if cuda else None
+        self.stream = torch.cuda.Stream(device) if cuda else None
+        """It captures all graphs, as memory belongs to a stream."""
+
+    def pages(self) -> AbstractContextManager[None]:
+        """What this thread allocates within it lies with the pages."""
+        return nullcontext() if self._pages is None else torch.cuda.use_mem_pool(self._pages)

@@ -38,8 +38,12 @@ class PagedKV:
         page_size: int,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> PagedKV:
-        """Pools of so many pages for each group; every layer of a group has its own."""
+        """Pools of so many pages for each group; every layer of a group has its own.
+
+        rotary: tables that there are already.
+        """
         pools = tuple(
             torch.empty(  # on the CPU a page takes no memory before it is first written
                 2,
@@ -52,8 +56,14 @@ class PagedKV:
             )
             for sliding in config.sliding
         )
-        positions = torch.arange(config.max_context, device=device)
-        return cls(pools, *rope_tables(config.rope, config.head_dim, positions), page_size)
+        if rotary is None:
+            positions = torch.arange(config.max_context, device=device)
+            rotary = rope_tables(config.rope, config.head_dim, positions)
+        return cls(pools, *rotary, page_size)
+
+    @property
+    def rotary(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.cos, self.sin
 
 
 def kv_bytes_per_page(config: ModelConfig, page_size: int, dtype: torch.dtype) -> tuple[int, int]:
