@@ -22,6 +22,7 @@ import time
 import traceback
 
 from mosso.core.errors import EngineError, UsageError
+from mosso.engine.early_device import open_device
 from mosso.engine.messages import (
     HEADER,
     Beat,
@@ -75,9 +76,11 @@ def serve(connection: Connection) -> int:
         return 0  # the client left before it began
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="inbox", daemon=True).start()
+    open_device(load.settings)
     try:
         from mosso.engine.build import build_loop  # imports torch: only here, only now
 
+        gc.enable()
         pulse = Pulse()
         loop, ready = build_loop(load.settings, inbox, connection.send, pulse)
         connection.send(ready)
@@ -117,6 +120,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_SECONDS)
     os.environ.setdefault(*ALLOCATOR)
+    gc.disable()  # until torch is there: it is large, and looked through in vain while it grows
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         status = serve(Connection(sock))
     sys.stderr.flush()
