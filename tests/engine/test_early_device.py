@@ -19,7 +19,6 @@ class Driver:
     def __init__(self, devices: int) -> None:
         self.devices = devices
         self.called: list[str] = []
-        self.opened = threading.Event()
 
     def cuInit(self, flags: int) -> int:  # noqa: N802
         self.called.append("init")

@@ -56,8 +56,8 @@ class DeviceMemory:
 class LastingMemory:
     """Where pages and graphs lie, apart from what steps allocate and free.
 
-    Otherwise torch would give pages the memory that steps were measured to need, and steps would have to ask
-    the device for other memory, piece by piece and in vain.
+    Otherwise torch would give pages the memory that steps were measured to need; what is left would lie in
+    several places, and not hold the same tensors.
     """
 
     def __init__(self, device: torch.device) -> None:
