@@ -286,6 +286,19 @@ def test_wrong_options_are_named(llm, options, error, says):
         list(llm.stream("Hi", **options))
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"token_budget": 0}, "^token_budget must be at least 1; it is 0$"),
+        ({"max_context": 10_000_000}, "^kv_memory .* with max_rows 64, but max_context asks for 10000000$"),
+    ],
+)
+def test_wrong_settings_are_named_as_arguments(settings, says):
+    """Those that are refused here, and those that the engine refuses."""
+    with pytest.raises(UsageError, match=says):
+        LLM("demo", **settings)
+
+
 @pytest.mark.parametrize("messages", [[], [{}], 3, [3], [[]]])
 def test_wrong_messages_are_named(llm, messages):
     with pytest.raises((UsageError, RequestError), match="messages"):

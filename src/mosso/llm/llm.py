@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -13,12 +15,16 @@ from typing import Any, TypeVar, overload
 from mosso.api.settings import ApiSettings, SamplingDefaults
 from mosso.checkpoint.config import read_generation_defaults
 from mosso.checkpoint.models import find_model
-from mosso.core.errors import UsageError
+from mosso.core.errors import CheckpointError, UsageError
 from mosso.engine.settings import EngineSettings
 from mosso.llm.answers import Answer, Completion, Piece
 from mosso.llm.conversation import ChatTurn, Message, completed, messages_of
 from mosso.llm.progress import shown
 from mosso.llm.runtime import End, Runtime
+
+_FLAG = re.compile(
+    "--(" + "|".join(name.replace("_", "-") for name in EngineSettings.__slots__) + r")(?![\w-])"
+)
 
 T = TypeVar("T")
 Messages = str | Sequence[Message]
@@ -46,7 +52,8 @@ class LLM:
             ),
         )
         self.model = found.name
-        self._runtime = Runtime(_engine_settings(found.folder, engine), settings)
+        with _arguments_named():
+            self._runtime = Runtime(_engine_settings(found.folder, engine), settings)
         self.notes = self._runtime.notes
         """Sentences about choices that the engine made."""
 
@@ -272,6 +279,18 @@ def _engine_settings(folder: Path, given: dict[str, Any]) -> EngineSettings:
         if name not in known:
             raise UsageError(f"LLM has no setting {name!r}; there are {', '.join(sorted(known))}")
     return EngineSettings(folder, **given)
+
+
+@contextmanager
+def _arguments_named() -> Iterator[None]:
+    """What the engine says of flags is said of the arguments that gave them."""
+    try:
+        yield
+    except UsageError as error:
+        said = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), error.message)
+        if said == error.message or isinstance(error, CheckpointError):  # whose names are files' and tensors'
+            raise
+        raise UsageError(said) from None
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
