@@ -30,10 +30,14 @@ class Driver:
 
     def cuDevicePrimaryCtxRetain(self, context: object, device: object) -> int:  # noqa: N802
         self.called.append("context")
+        return 0 if self.devices else 101
+
+    def cuDevicePrimaryCtxRelease_v2(self, device: object) -> int:  # noqa: N802
+        self.called.append("release")
         return 0
 
 
-def opened(monkeypatch, settings: EngineSettings, driver: Driver | None) -> list[str]:
+def opened(monkeypatch, settings: EngineSettings, driver: Driver | None, *, release=False) -> list[str]:
     def load(name: str) -> Driver:
         assert name == "libcuda.so.1"
         if driver is None:
@@ -41,10 +45,12 @@ def opened(monkeypatch, settings: EngineSettings, driver: Driver | None) -> list
         return driver
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    early_device.open_device(settings)
+    early = early_device.EarlyDevice(settings)
     for thread in threading.enumerate():
         if thread.name == "context":
             thread.join()
+    if release:
+        early.release()
     return [] if driver is None else driver.called
 
 
@@ -78,3 +84,11 @@ def test_without_a_device_or_a_driver_or_a_model_nothing_happens(monkeypatch, mo
     assert opened(monkeypatch, EngineSettings(model), Driver(0)) == ["init"]
     assert opened(monkeypatch, EngineSettings(model), None) == []
     assert opened(monkeypatch, EngineSettings(tmp_path), Driver(1)) == []
+
+
+def test_a_context_that_nobody_needs_is_given_back(monkeypatch, model):
+    """An engine comes to be one for the CPU where torch cannot use the device."""
+    assert opened(monkeypatch, EngineSettings(model), Driver(1), release=True) == [*ALL, "release"]
+    assert opened(monkeypatch, EngineSettings(model), Driver(0), release=True) == ["init"]
+    assert opened(monkeypatch, EngineSettings(model), None, release=True) == []
+    assert opened(monkeypatch, EngineSettings(model, device="cpu"), Driver(1), release=True) == []

@@ -18,6 +18,7 @@ from mosso.core.config import GPT_OSS_20B, GPT_OSS_120B
 from mosso.core.errors import UsageError
 from mosso.engine import gpu_build
 from mosso.engine.build import build_loop
+from mosso.engine.gpu_graphs import _captured
 from mosso.engine.gpu_memory import DeviceMemory, LastingMemory, bound_bytes
 from mosso.engine.memory import kv_budget, kv_page_bytes
 from mosso.engine.settings import EngineSettings
@@ -170,6 +171,20 @@ def test_a_step_is_measured_with_the_shaped_logits_behind_it(model, pretended, m
     builder.build(lambda _: None, "")
     logits = logits_bytes(builder.config, builder.settings.rows)
     assert held == [*logits] * 3, "behind the first, smaller step, and both full ones"
+
+
+def test_a_capture_that_fails_says_what_failed_first(pretended, monkeypatch):
+    def run():
+        raise torch.OutOfMemoryError("no memory")
+
+    def invalidated(_):
+        raise RuntimeError("the capture was invalidated")
+
+    monkeypatch.setattr(Graph, "capture_end", invalidated)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        _captured(LastingMemory(CPU), run)
+    with pytest.raises(RuntimeError, match="invalidated"):
+        _captured(LastingMemory(CPU), lambda: None)
 
 
 def test_a_share_is_of_the_device_and_bytes_are_bytes(pretended):

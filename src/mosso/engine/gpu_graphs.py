@@ -17,7 +17,7 @@ import gc
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -57,9 +57,16 @@ def _captured(memory: LastingMemory, run: Callable[[], T]) -> tuple[torch.cuda.C
         graph.capture_begin(memory.graphs, capture_error_mode="thread_local")
         try:
             result = run()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with suppress(RuntimeError):  # what went wrong first is what is told
+                graph.capture_end()
+            raise
+        graph.capture_end()
     return graph, result
+
+
+def _line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _next_size(sizes: tuple[int, ...], tokens: int) -> int | None:
@@ -94,7 +101,7 @@ class GpuGraphs:
     sizes: tuple[int, ...] = ()  # of the graphs that there are
     _graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = field(default_factory=dict)
     _due: int | None = None  # a size that has run up to its hidden states, but not been captured so
-    _without: set[int] = field(default_factory=set)  # sizes for which there was no memory
+    _without: set[int] = field(default_factory=set)  # sizes that could not be captured so
 
     def size_for(self, tokens: int) -> int | None:
         return _next_size(self.sizes, tokens)
@@ -105,8 +112,9 @@ class GpuGraphs:
             graph, result = found
             graph.replay()
             return result
+        result = decode(self.model, self.inputs, size, drawn=drawn)
         self._due = None if size in self._without else size
-        return decode(self.model, self.inputs, size, drawn=drawn)
+        return result
 
     @torch.inference_mode()
     def warm_up(self, sizes: tuple[int, ...]) -> None:
@@ -134,8 +142,8 @@ class GpuGraphs:
             return
         try:
             self._capture(size, drawn=False)
-        except torch.OutOfMemoryError:
-            logger.warning("no memory for a graph of %d rows with shaped logits: they run without", size)
+        except RuntimeError as error:  # no memory, torch's or the driver's
+            logger.warning("no graph of %d rows with shaped logits, they run without: %s", size, _line(error))
             self._without.add(size)
 
     def _capture(self, size: int, *, drawn: bool) -> None:
@@ -148,7 +156,7 @@ class GpuGraphs:
 class PieceGraphs:
     """Graphs of pieces by number of tokens, each captured once a step has had so many.
 
-    `between` holds the largest size; a step's result lies there until the next step.
+    `between` holds the largest size.
     """
 
     model: GpuModel
@@ -190,12 +198,12 @@ class PieceGraphs:
 
     @torch.inference_mode()
     def reserve(self, scratch: int) -> None:
-        """Capture the largest size, in whose memory the others find theirs; after all other graphs."""
+        """Capture the largest size, whose memory the others share but for small parts; after all other graphs."""
         if self.sizes:
             size = self.sizes[-1]
             _point_at_scratch(self.inputs, size, scratch, active=0)
             self.forward(replace(self.inputs.piece(size), decodes=0))
-            self._capture(size)
+            self.capture_due()
 
     def capture_due(self) -> None:
         """As GpuGraphs.capture_due."""
@@ -204,8 +212,8 @@ class PieceGraphs:
             return
         try:
             self._capture(size)
-        except torch.OutOfMemoryError:
-            logger.warning("no memory for graphs of steps of %d tokens: they are padded further", size)
+        except RuntimeError as error:  # no memory, torch's or the driver's
+            logger.warning("no graphs of steps of %d tokens, they are padded further: %s", size, _line(error))
             self.sizes = tuple(other for other in self.sizes if other != size)
 
     def _capture(self, size: int) -> None:

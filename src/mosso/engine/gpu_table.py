@@ -3,7 +3,7 @@
     tokens  int32 [R, C]      position → token id
     pages   int32 [2, R, P]   group (full, window), logical page → page id; stale entries stay, unread
 
-The last row is scratch: padding of decode steps runs on it, in a page of each group that nobody else has.
+The last row is scratch: padding runs on it, in a page of each group that nobody else has.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import time
 import traceback
 
 from mosso.core.errors import EngineError, UsageError
-from mosso.engine.early_device import open_device
+from mosso.engine.early_device import EarlyDevice
 from mosso.engine.messages import (
     HEADER,
     Beat,
@@ -76,13 +76,15 @@ def serve(connection: Connection) -> int:
         return 0  # the client left before it began
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="inbox", daemon=True).start()
-    open_device(load.settings)
+    early = EarlyDevice(load.settings)
     try:
         from mosso.engine.build import build_loop  # imports torch: only here, only now
 
         gc.enable()
         pulse = Pulse()
         loop, ready = build_loop(load.settings, inbox, connection.send, pulse)
+        if ready.settings is None or ready.settings.device != "cuda":
+            early.release()
         connection.send(ready)
         threading.Thread(target=_beat, args=(connection, pulse), name="pulse", daemon=True).start()
         gc.collect()
@@ -120,6 +122,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_SECONDS)
     os.environ.setdefault(*ALLOCATOR)
+    os.environ.setdefault("OPENBLAS_MAIN_FREE", "1")  # else numpy sets and unsets it, while the driver reads
     gc.disable()  # until torch is there: it is large, and looked through in vain while it grows
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         status = serve(Connection(sock))

@@ -56,7 +56,7 @@ def step_bytes(config: ModelConfig, tokens: int) -> int:
     hidden, top_k = config.hidden_size, config.experts_per_token
     q, kv = config.num_heads * config.head_dim, 2 * config.num_kv_heads * config.head_dim
     stream = 4 * hidden + 2 * hidden  # and its norm
-    attention = 2 * (q + kv + 2 * q)  # projections; what queries gather, in parts and whole
+    attention = 2 * (q + kv + q)  # projections; what queries gather
     experts = 2 * top_k * (config.intermediate_size + hidden) + 2 * hidden + 4 * config.num_experts
     return tokens * (stream + max(attention, experts))
 
