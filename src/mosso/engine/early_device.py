@@ -36,7 +36,7 @@ class EarlyDevice:
             self._driver = None
 
     def _open(self) -> None:
-        """The primary context of the first visible device; if not released, it lives as long as the process."""
+        """The primary context of the first visible device, which lasts as long as the process."""
         try:
             driver = ctypes.CDLL("libcuda.so.1")
         except OSError:

@@ -198,7 +198,7 @@ class PieceGraphs:
 
     @torch.inference_mode()
     def reserve(self, scratch: int) -> None:
-        """Capture the largest size, whose memory the others share but for small parts; after all other graphs."""
+        """Capture the largest size, whose memory most of the others' lies in; after all other graphs."""
         if self.sizes:
             size = self.sizes[-1]
             _point_at_scratch(self.inputs, size, scratch, active=0)
