@@ -289,7 +289,7 @@ def test_wrong_options_are_named(llm, options, error, says):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"token_budget": 0}, "^token_budget must be at least 1; it is 0$"),
+        ({"max_rows": 0}, "^max_rows must be at least 1; it is 0$"),
         ({"max_context": 10_000_000}, "^kv_memory .* with max_rows 64, but max_context asks for 10000000$"),
     ],
 )
@@ -458,5 +458,3 @@ def test_what_kept_it_from_starting_is_raised(tmp_path):
         LLM(tmp_path)
     with pytest.raises(UsageError, match="no setting 'gpu'"):
         LLM("demo", gpu=True)
-    with pytest.raises(UsageError, match="--max-rows"):
-        LLM("demo", max_rows=0)
