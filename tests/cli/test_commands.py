@@ -114,6 +114,7 @@ def test_random_writes_what_plan_and_serve_read(run, tmp_path) -> None:
     ("arguments", "said"),
     [
         (("serve", "nowhere"), "no model 'nowhere'"),
+        (("serve", "./nowhere"), "there is no folder ./nowhere"),
         (("chat", "127.0.0.1:8000"), "did you mean http://127.0.0.1:8000?"),
         (("plan", "20b", "--memory", "0"), "--memory"),
         (("plan", "20b", "--memory", "1e305"), "--memory"),

@@ -22,6 +22,17 @@ def test_chat_into_a_pipe_gives_the_answers_alone(run, url) -> None:
     assert "tokens/s" in result.stderr
 
 
+def test_chat_says_that_an_answer_was_cut_off(run, url) -> None:
+    result = run("chat", url, "--max-tokens", "3", stdin="What is 1 + 1?\n")
+    assert result.stderr == "3 tokens · cut off at the limit of tokens\n"
+
+
+def test_chat_says_once_what_went_wrong(run, url) -> None:
+    result = run("chat", url, "--name", "foo", stdin="What is 1 + 1?\n")
+    assert result.exit_code
+    assert result.stderr.count("foo") == 1
+
+
 def test_chat_shows_calls_and_takes_their_results(run, url, tmp_path) -> None:
     tool = {
         "type": "function",

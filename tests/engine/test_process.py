@@ -7,9 +7,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from mosso.core.errors import (
 from mosso.core.requests import EngineStats, FinishReason
 from mosso.engine import client as client_module
 from mosso.engine.client import EngineClient
+from mosso.engine.process import GROUP_SIGNALS
 
 
 @asynccontextmanager
@@ -269,6 +272,20 @@ async def test_signals_of_the_terminal_are_the_parents_business(settings, reques
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(client.pid, number)
         assert len(tokens_of(await collect(client, request_of("a", [1, 2])))) == 12
+
+
+def test_signals_of_the_terminal_do_not_end_an_engine_that_just_begins(capfd):
+    """Also while its interpreter starts, and while it imports what it will ignore them with."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = client_module._spawn(theirs)
+        for _ in range(40):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+    assert process.wait(60) == 0
+    assert capfd.readouterr().err == ""
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(GROUP_SIGNALS), "they still reach us"
 
 
 async def test_load_errors_arrive_as_themselves(settings, tmp_path, capfd):

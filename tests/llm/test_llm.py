@@ -290,6 +290,11 @@ def test_wrong_options_are_named(llm, options, error, says):
     ("settings", "says"),
     [
         ({"max_rows": 0}, "^max_rows must be at least 1; it is 0$"),
+        ({"max_rows": 1.5}, r"^max_rows is of type int \| None; it cannot be 1.5$"),
+        ({"max_rows": True}, "^max_rows is of type .* it cannot be True$"),
+        ({"gpu_memory": "16GiB"}, "^gpu_memory is of type float; it cannot be '16GiB'$"),
+        ({"device": 3}, "^device is of type str; it cannot be 3$"),
+        ({"preset": "fast"}, "^preset must be one of latency, balanced, throughput; it is fast$"),
         ({"max_context": 10_000_000}, "^kv_memory .* with max_rows 64, but max_context asks for 10000000$"),
     ],
 )

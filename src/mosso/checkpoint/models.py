@@ -37,6 +37,8 @@ def find_model(text: str) -> Model:
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", text):
         raise UsageError(f"no model {text!r}; did you mean http://{text}?")
     if not looks_like_hub_id(text):
+        if os.sep in text:
+            raise UsageError(f"there is no folder {text}")
         raise UsageError(
             f"no model {text!r}: give demo, 20b, 120b, a folder, or the hub id of a model that was pulled"
         )

@@ -185,8 +185,9 @@ class Answer:
     calls: dict[int, ToolCall] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
     pieces: int = 0  # deltas that brought something
+    finish: str | None = None
     started: float = 0.0
-    first: float = 0.0
+    first: float = 0.0  # 0: nothing has come
     ended: float = 0.0
 
     def add(self, delta: Delta) -> None:
@@ -201,6 +202,7 @@ class Answer:
             call.name += piece.name
             call.arguments += piece.arguments
         self.usage = delta.usage or self.usage
+        self.finish = delta.finish or self.finish
 
     def message(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self.content}
@@ -213,12 +215,14 @@ class Answer:
         return message
 
     def speed(self) -> str:
-        """Tokens a second after the first; left out where too few pieces came to time them."""
+        """How many tokens, and how fast they came. What too few pieces came for to be timed is left out."""
         tokens = int(self.usage.get("completion_tokens", 0))
         seconds = self.ended - self.first
         timed = self.pieces >= MIN_PIECES and seconds > 0
         rate = f" · {(tokens - 1) / seconds:.0f} tokens/s" if timed else ""
-        return f"{tokens} tokens{rate} · first after {self.first - self.started:.2f} s"
+        first = f" · first after {self.first - self.started:.2f} s" if self.first else ""
+        cut = " · cut off at the limit of tokens" if self.finish == "length" else ""
+        return f"{tokens} tokens{rate}{first}{cut}"
 
 
 class Chat:
@@ -300,9 +304,9 @@ class Chat:
                     )
         except UsageError as error:
             del self.history[mark:]
-            self.screen.line(f"mosso: {error.message}", "red")
             if not self.screen.interactive:
                 raise
+            self.screen.line(f"mosso: {error.message}", "red")
         except (KeyboardInterrupt, EOFError):
             del self.history[mark:]
             self.screen.line("stopped; this exchange is forgotten")

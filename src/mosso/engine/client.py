@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from mosso.engine.messages import (
     decode,
     encode,
 )
+from mosso.engine.process import GROUP_SIGNALS
 from mosso.engine.pulse import Phase, stalled
 from mosso.engine.settings import EngineSettings
 
@@ -283,13 +285,18 @@ class EngineClient:
 def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
     """A fresh interpreter that runs `mosso.engine.process` on its end of the socket pair.
 
-    -P keeps the working directory out of its module path: a user's `queue.py` must not be imported.
+    -P keeps the working directory out of its module path: a user's `queue.py` must not be imported. Signals
+    that a terminal sends to all of us wait until it ignores them.
     """
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-P", "-m", "mosso.engine.process", str(theirs.fileno())],
-        pass_fds=(theirs.fileno(),),
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path},
-    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)  # it inherits the mask
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", "mosso.engine.process", str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,8 +1,8 @@
 """The engine's process: load the model, then turn the loop until the client is gone.
 
-Signals: SIGINT and SIGTERM are ignored here. Terminals and service managers send them to the whole group,
-and it is the parent that drains; it ends us by a message or by closing the connection, so we also end when
-the parent dies, however it dies.
+Signals: SIGINT and SIGTERM are ignored here, and blocked by the parent until they are. Terminals and service
+managers send them to the whole group, and it is the parent that drains; it ends us by a message or by closing
+the connection, so we also end when the parent dies, however it dies.
 
 Threads: the main thread loads, then runs the loop; one thread reads the connection into the inbox, one tells
 the client how the work comes on, also while the main thread hangs.
@@ -39,6 +39,8 @@ from mosso.engine.pulse import BEAT_SECONDS, Pulse
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 """Steps of all sizes come in any order: on a GPU, memory that grows and shrinks in place does not fall to
 pieces. In the environment, because torch reads it when it is imported."""
+
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 SWITCH_SECONDS = 0.0005
 """How long a Python thread may keep the interpreter from another: the runner's thread must not wait the
@@ -118,8 +120,9 @@ def _beat(connection: Connection, pulse: Pulse) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)  # those that waited are gone
     sys.setswitchinterval(SWITCH_SECONDS)
     os.environ.setdefault(*ALLOCATOR)
     os.environ.setdefault("OPENBLAS_MAIN_FREE", "1")  # else numpy sets and unsets it, while the driver reads

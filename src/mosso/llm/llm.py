@@ -10,7 +10,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints, overload
+
+from pydantic import TypeAdapter, ValidationError
 
 from mosso.api.settings import ApiSettings, SamplingDefaults
 from mosso.checkpoint.config import read_generation_defaults
@@ -278,7 +280,20 @@ def _engine_settings(folder: Path, given: dict[str, Any]) -> EngineSettings:
     for name in given:
         if name not in known:
             raise UsageError(f"LLM has no setting {name!r}; there are {', '.join(sorted(known))}")
+        _require_type(name, given[name])
     return EngineSettings(folder, **given)
+
+
+def _require_type(name: str, value: Any) -> None:
+    """Only that: which values of the type there may be, the settings themselves say."""
+    wanted = get_type_hints(EngineSettings)[name]
+    if get_origin(wanted) is Literal:
+        wanted = str
+    try:
+        TypeAdapter(wanted).validate_python(value, strict=True)
+    except ValidationError:
+        kind = getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted)
+        raise UsageError(f"{name} is of type {kind}; it cannot be {value!r}") from None
 
 
 @contextmanager
