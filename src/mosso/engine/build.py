@@ -105,7 +105,7 @@ def find_cuda(settings: EngineSettings) -> bool:
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         raise UsageError("--device cuda: this machine has no CUDA device that torch can use")
-    return found and settings.dtype != "float32" and settings.experts != "expanded"
+    return found and settings.suits_cuda
 
 
 def allocate_kv(config: ModelConfig, budget: KVBudget, dtype: torch.dtype, device: torch.device) -> PagedKV:

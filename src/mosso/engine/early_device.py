@@ -52,10 +52,8 @@ class EarlyDevice:
 
 def _is_for_gpu(settings: EngineSettings) -> bool:
     """As engine.build decides once it knows that there is a device."""
-    if settings.device != "auto":
-        return settings.device == "cuda"
-    if settings.dtype == "float32" or settings.experts == "expanded":
-        return False
+    if settings.device == "cuda":
+        return True
     with contextlib.suppress(MossoError):
-        return read_experts_format(settings.model) == "mxfp4"
+        return settings.suits_cuda and read_experts_format(settings.model) == "mxfp4"
     return False

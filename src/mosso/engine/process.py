@@ -78,8 +78,8 @@ def serve(connection: Connection) -> int:
         return 0  # the client left before it began
     inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), name="inbox", daemon=True).start()
-    early = EarlyDevice(load.settings)
     try:
+        early = EarlyDevice(load.settings)
         from mosso.engine.build import build_loop  # imports torch: only here, only now
 
         gc.enable()

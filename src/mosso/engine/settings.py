@@ -151,6 +151,11 @@ class EngineSettings:
         )
 
     @property
+    def suits_cuda(self) -> bool:
+        """Nothing is asked that CUDA cannot do. Whether the experts are MXFP4 the checkpoint tells."""
+        return self.device != "cpu" and self.dtype != "float32" and self.experts != "expanded"
+
+    @property
     def num_threads(self) -> int:
         return self.threads if self.threads is not None else usable_cores()
 

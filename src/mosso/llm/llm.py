@@ -292,7 +292,7 @@ def _require_type(name: str, value: Any) -> None:
     try:
         TypeAdapter(wanted).validate_python(value, strict=True)
     except ValidationError:
-        kind = getattr(wanted, "__name__", None) if isinstance(wanted, type) else str(wanted)
+        kind = wanted.__name__ if isinstance(wanted, type) else wanted
         raise UsageError(f"{name} is of type {kind}; it cannot be {value!r}") from None
 
 
